@@ -1,0 +1,27 @@
+"""What goes into the network: configurations and class names, data sets, preprocessing and augmentation."""
+
+from .augmentation import SSDAugmentation
+from .config import CONFIGS, HOME, MEANS, RGB_MEANS, SSDConfig, coco, coco512, voc, voc512
+from .errors import InputError
+from .transforms import BaseTransform, detection_collate
+from .voc0712 import VOC_CLASSES, VOC_ROOT, VOCAnnotationTransform, VOCDetection
+
+__all__ = [
+    "CONFIGS",
+    "HOME",
+    "MEANS",
+    "RGB_MEANS",
+    "VOC_CLASSES",
+    "VOC_ROOT",
+    "BaseTransform",
+    "InputError",
+    "SSDAugmentation",
+    "SSDConfig",
+    "VOCAnnotationTransform",
+    "VOCDetection",
+    "coco",
+    "coco512",
+    "detection_collate",
+    "voc",
+    "voc512",
+]

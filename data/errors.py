@@ -1,0 +1,22 @@
+"""The one error that a user's mistake ends in, and the way a script ends on it."""
+
+import sys
+from contextlib import contextmanager
+
+
+class InputError(Exception):
+    """What the user gave can't be used: a file, a folder, a flag.
+
+    Its message is a single line that names the file (or flag) and the remedy. Scripts print it to stderr and
+    end with exit code 2; anything else that escapes is a bug of ours and keeps its traceback.
+    """
+
+
+@contextmanager
+def exit_on_input_error():
+    """Turn an InputError into one line on stderr and exit code 2 (for scripts, around their main())."""
+    try:
+        yield
+    except InputError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,65 @@
+"""From a picture to the network's input: the one preprocessing of training, evaluation and detection."""
+
+import cv2
+import numpy as np
+import torch
+
+from .config import RGB_MEANS
+
+
+def resize(image, size):
+    """Resize a picture to the network's square input, without keeping the aspect (as the paper does).
+
+    Bilinear as in the reference; from a reduction to less than half on, by area averaging, as bilinear sampling then
+    skips pixels. VOC's pictures (500 pixels at most) are never reduced that far to 300.
+
+    Args:
+        image: uint8 or float32 [H, W, 3].
+        size: side in pixels.
+
+    Returns:
+        [size, size, 3] of the same dtype.
+    """
+    strong = min(image.shape[:2]) > 2 * size
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if strong else cv2.INTER_LINEAR)
+
+
+def to_input(pictures, channel_order="RGB", dtype=torch.float32):
+    """Turn resized pictures into the network's input, on the device that they lie on.
+
+    Args:
+        pictures: uint8 RGB [B, size, size, 3].
+        channel_order: "RGB" or "BGR", as the checkpoint expects it.
+        dtype: of the result.
+
+    Returns:
+        [B, 3, size, size] in channels_last memory format: minus the mean (123, 117, 104), not divided by anything.
+    """
+    x = pictures.permute(0, 3, 1, 2)  # a view in channels_last already
+    x = x.float() - torch.tensor(RGB_MEANS, dtype=torch.float32, device=x.device).view(1, 3, 1, 1)
+    if channel_order == "BGR":
+        x = x.flip(1)
+    return x.to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+class BaseTransform:
+    """Resize and subtract the mean: the lineage's preprocessing of one picture.
+
+    Args:
+        size: side of the input in pixels.
+        mean: subtracted from the channels in the order that the pictures come in.
+    """
+
+    def __init__(self, size, mean):
+        self.size = size
+        self.mean = np.array(mean, dtype=np.float32)
+
+    def __call__(self, image, boxes=None, labels=None):
+        """image: uint8 [H, W, 3] -> (float32 [size, size, 3], boxes, labels); the latter two pass through."""
+        return resize(image, self.size).astype(np.float32) - self.mean, boxes, labels
+
+
+def detection_collate(batch):
+    """Stack a batch of (image, target): (tensor [B, 3, H, W], list of float32 tensors [objects, 5])."""
+    images = torch.stack([image for image, _ in batch])
+    return images, [torch.as_tensor(np.asarray(target), dtype=torch.float32).reshape(-1, 5) for _, target in batch]

@@ -1,0 +1,155 @@
+"""From the network's offsets and class scores to final boxes: decoding and non-maximum suppression."""
+
+import torch
+from torch import nn
+
+from ..box_utils import decode
+
+# Scales of the centre and size offsets; the same in every published SSD.
+VARIANCE = (0.1, 0.2)
+
+
+class Detect(nn.Module):
+    """Decode the boxes, and keep the best of each class after non-maximum suppression (section 2 of the paper).
+
+    By default each class enters with its 200 best boxes and keeps what NMS leaves of them: 77.43 mAP was measured so.
+    The paper's own code enters 400 a class and then keeps the 200 best over all classes: ``nms_top_k=400,
+    keep_top_k=200``.
+
+    There is no loop over pictures or classes: all of them go through NMS together (`_suppress`).
+
+    Args:
+        num_classes: with the background.
+        bkg_label: index of the background, whose rows stay empty.
+        top_k: rows of the result for each class.
+        conf_thresh: scores must be greater than this.
+        nms_thresh: a box that overlaps a better one of its class by more than this is dropped.
+        variance: scales of the centre and size offsets.
+        nms_top_k: boxes of each class that enter NMS; `top_k` unless given.
+        keep_top_k: boxes that a picture keeps over all classes; all unless given.
+
+    Raises:
+        ValueError: a threshold or a count is out of range.
+    """
+
+    def __init__(
+        self,
+        num_classes,
+        bkg_label=0,
+        top_k=200,
+        conf_thresh=0.01,
+        nms_thresh=0.45,
+        variance=VARIANCE,
+        nms_top_k=None,
+        keep_top_k=None,
+    ):
+        super().__init__()
+        if not 0 < nms_thresh <= 1:
+            raise ValueError(f"nms_thresh must lie in (0, 1], not {nms_thresh}")
+        if top_k < 1 or not 0 <= bkg_label < num_classes:
+            raise ValueError(f"top_k ({top_k}) must be 1 or more, bkg_label ({bkg_label}) in 0..{num_classes - 1}")
+        self.num_classes = num_classes
+        self.background_label = bkg_label
+        self.top_k = top_k
+        self.conf_thresh = conf_thresh
+        self.nms_thresh = nms_thresh
+        self.variance = tuple(variance)
+        self.nms_top_k = nms_top_k or top_k
+        self.keep_top_k = keep_top_k
+
+    @torch.no_grad()
+    def forward(self, loc_data, conf_data, prior_data):
+        """Detect in a batch of pictures.
+
+        Args:
+            loc_data: offsets [B, P, 4].
+            conf_data: class probabilities [B, P, C] (or [B * P, C]).
+            prior_data: centre-size [P, 4].
+
+        Returns:
+            float32 [B, C, top_k, 5]: rows (score, x1, y1, x2, y2), corners as fractions of the picture, best first,
+            padded with zeros.
+        """
+        batch, num_priors = len(loc_data), len(prior_data)
+        scores = conf_data.float().view(batch, num_priors, self.num_classes).transpose(1, 2)  # [B, C, P]
+        candidates = scores.masked_fill(~(scores > self.conf_thresh), 0.0)  # also takes out NaN
+        candidates[:, self.background_label] = 0
+
+        scores, prior = self._best_of_each_class(candidates.flatten(0, 1), num_priors)  # [B * C, K]
+        chosen = prior.view(batch, -1)
+        loc = loc_data.float().gather(1, chosen[..., None].expand(-1, -1, 4))
+        boxes = decode(loc, prior_data[chosen].float(), self.variance).view(*scores.shape, 4)
+
+        kept = _suppress(boxes, scores, self.nms_thresh)
+        if self.keep_top_k is not None:
+            kept = self._cut_over_classes(kept, scores, batch)
+        return self._pack(kept, scores, boxes).view(batch, self.num_classes, self.top_k, 5)
+
+    def _best_of_each_class(self, candidates, num_priors):
+        """The best candidates, [rows, P] -> scores and prior indices [rows, K], best first; 0 marks no candidate."""
+        k = min(self.nms_top_k, num_priors)
+        if not candidates.is_cuda:
+            # Where looking costs no synchronisation, don't carry more columns than the fullest class fills.
+            k = max(1, min(k, int((candidates > 0).sum(dim=1).max())))
+        return candidates.topk(k, dim=1)
+
+    def _cut_over_classes(self, kept, scores, batch):
+        """Keep the `keep_top_k` best boxes of each picture over all classes."""
+        kept_scores = (scores * kept).view(batch, -1)  # [B, C * K]
+        best = kept_scores.topk(min(self.keep_top_k, kept_scores.shape[1]), dim=1).indices
+        cut = torch.zeros_like(kept_scores, dtype=torch.bool).scatter_(1, best, True)
+        return kept & cut.view_as(kept)
+
+    def _pack(self, kept, scores, boxes):
+        """Move the kept boxes to the front of their rows: [rows, K] -> [rows, top_k, 5]."""
+        place = (kept.cumsum(dim=1) - 1).masked_fill(~kept, self.top_k).clamp_(max=self.top_k)
+        rows = torch.cat([scores[..., None], boxes], dim=-1)
+        packed = rows.new_zeros(len(rows), self.top_k + 1, 5)  # the last row takes what isn't kept
+        packed.scatter_(1, place[..., None].expand(-1, -1, 5), rows)
+        return packed[:, : self.top_k]
+
+
+def _suppress(boxes, scores, nms_thresh):
+    """Greedy non-maximum suppression of many independent rows at once.
+
+    Greedy NMS keeps a box exactly if no kept better box overlaps it. Repeating that sentence from "all are kept" until
+    nothing changes arrives at the greedy answer: after n rounds all boxes are right whose chain of suppressors is
+    shorter than n, so the fixed point is unique, and real pictures reach it in a few rounds.
+
+    Args:
+        boxes: corners [R, K, 4], best first.
+        scores: [R, K]; 0 marks an empty place.
+        nms_thresh: overlap above which the worse box goes.
+
+    Returns:
+        bool [R, K].
+    """
+    suppresses = _overlapping_worse(boxes, nms_thresh)
+    present = scores > 0
+    kept = present
+    for _ in range(boxes.shape[1]):
+        suppressors = torch.bmm(kept[:, None, :].to(suppresses.dtype), suppresses)[:, 0]  # number of kept, better boxes
+        before, kept = kept, present & (suppressors == 0)
+        if torch.equal(before, kept):
+            break
+    return kept
+
+
+def _overlapping_worse(boxes, nms_thresh):
+    """For each box, which worse ones overlap it too much: corners [R, K, 4], best first -> 0 or 1, float32 [R, K, K].
+
+    Written out rather than taken from torchvision's box_iou, as these few million pairs are most of Detect's time: the
+    work is done in place, one coordinate at a time, and without a division.
+    """
+    x1, y1, x2, y2 = boxes.unbind(dim=-1)
+    intersection = _common_length(x1, x2).mul_(_common_length(y1, y2))
+    area = (x2 - x1) * (y2 - y1)
+    # intersection / union > t, with union = both areas - intersection
+    bound = (area[:, :, None] + area[:, None, :]).mul_(nms_thresh / (1 + nms_thresh))
+    return (intersection > bound).triu_(diagonal=1).to(torch.float32)
+
+
+def _common_length(first, last):
+    """Length of the intersection of all pairs of intervals: [R, K] -> [R, K, K]."""
+    start = torch.maximum(first[:, :, None], first[:, None, :])
+    return torch.minimum(last[:, :, None], last[:, None, :]).sub_(start).clamp_(min=0)

@@ -1,0 +1,35 @@
+"""L2 normalisation over channels with a learned scale (ParseNet; section 3.1 of the SSD paper)."""
+
+import torch
+from torch import nn
+
+
+class L2Norm(nn.Module):
+    """Bring each position of a feature map to unit length over its channels, then scale each channel.
+
+    conv4_3 has larger activations than the later maps; the paper starts the scale at 20 and learns it.
+
+    Args:
+        n_channels: channels of the map.
+        scale: initial scale of every channel.
+    """
+
+    def __init__(self, n_channels, scale):
+        super().__init__()
+        self.n_channels = n_channels
+        self.gamma = scale
+        self.eps = 1e-10
+        self.weight = nn.Parameter(torch.full((n_channels,), float(scale)))
+
+    def reset_parameters(self):
+        nn.init.constant_(self.weight, self.gamma)
+
+    def forward(self, x):
+        """x: [batch, n_channels, height, width] -> the same shape and dtype."""
+        # The norm is taken in float32: squares of half-precision activations overflow. Its gradient at an all-zero
+        # position (dead ReLUs, common early in training) is 0, where a square root written out would give NaN.
+        norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32) + self.eps
+        return (x / norm * self.weight.view(1, -1, 1, 1)).to(x.dtype)
+
+    def extra_repr(self):
+        return f"{self.n_channels}, scale={self.gamma}"

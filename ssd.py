@@ -1,0 +1,249 @@
+"""SSD: Single Shot MultiBox Detector (Liu et al., ECCV 2016, arXiv 1512.02325), the network.
+
+    net = build_ssd("test")                       # SSD300 of the paper, 21 classes
+    net.load_weights("weights/ssd300_mAP_77.43_v2.pth")
+    detections = net(pictures)                    # [batch, 21, 200, 5]
+
+The layers keep the names and places of the lineage, so that its published state dicts load with strict=True:
+`vgg.N.*  L2Norm.weight  extras.N.*  loc.N.*  conf.N.*`.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from data.config import voc, voc512
+from layers.functions import Detect, PriorBox
+from layers.modules import L2Norm
+
+# VGG16 up to pool5 as the paper changes it: output channels of 3x3 convolutions, M for pooling, C for pooling that
+# rounds up (75 -> 38, so that conv4_3 has the paper's 38x38 cells).
+VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "C", 512, 512, 512, "M", 512, 512, 512)
+# Extra feature layers: (channels of the 1x1 convolution, channels, kernel, stride and padding of the one behind it).
+EXTRAS = {
+    300: ((256, 512, 3, 2, 1), (128, 256, 3, 2, 1), (128, 256, 3, 1, 0), (128, 256, 3, 1, 0)),
+    512: ((256, 512, 3, 2, 1), *((128, 256, 3, 2, 1),) * 3, (128, 256, 4, 1, 1)),
+}
+CONV4_3 = 23  # conv4_3 and its ReLU are self.vgg[:23]
+
+
+class ConvBN(nn.Conv2d):
+    """A convolution with BatchNorm behind it, as one layer, so that the places in the state dict don't move.
+
+    The convolution keeps its bias, though BatchNorm cancels it: what `fused` returns then has the plain layout.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.bn = nn.BatchNorm2d(self.out_channels)
+
+    def forward(self, x):
+        return self.bn(super().forward(x))
+
+    def fused(self):
+        """A plain convolution that computes the same in evaluation."""
+        return nn.utils.fuse_conv_bn_eval(self.eval(), self.bn.eval())
+
+
+class SSD(nn.Module):
+    """The network: VGG16 base, extra feature layers, and a box and a class head on each of its feature maps.
+
+    Args:
+        phase: "train" or "test".
+        config: an SSDConfig; decides the input size and the priors.
+        num_classes: with the background.
+        width: factor on every channel count of base and extra layers; at least 16 channels remain. 1 is the paper's.
+        batch_norm: put BatchNorm behind each convolution of base and extra layers, for training from scratch.
+
+    Raises:
+        ValueError: phase, size or class count is none that SSD knows.
+    """
+
+    def __init__(self, phase, config, num_classes, width=1.0, batch_norm=False):
+        super().__init__()
+        if phase not in ("train", "test"):
+            raise ValueError(f"phase must be 'train' or 'test', not {phase!r}")
+        if config.min_dim not in EXTRAS:
+            raise ValueError(f"size must be one of {sorted(EXTRAS)}, not {config.min_dim}")
+        if not isinstance(num_classes, int) or num_classes < 2:
+            raise ValueError(f"num_classes must be 2 or more (it counts the background), not {num_classes!r}")
+        if not width > 0:
+            raise ValueError(f"width must be greater than 0, not {width!r}")
+        self.phase = phase
+        self.config = config
+        self.size = config.min_dim
+        self.num_classes = num_classes
+        self.width = width
+
+        conv = ConvBN if batch_norm else nn.Conv2d
+        self.vgg = nn.ModuleList(vgg(conv, width))
+        self.L2Norm = L2Norm(scaled(512, width), 20)
+        self.extras = nn.ModuleList(extra_layers(conv, width, config.min_dim))
+        loc, conf = heads(self._source_channels(), config.boxes_per_cell, num_classes)
+        self.loc, self.conf = nn.ModuleList(loc), nn.ModuleList(conf)
+        self.softmax = nn.Softmax(dim=-1)
+        self.detect = Detect(num_classes, 0, 200, 0.01, 0.45, variance=config.variance)
+        self.register_buffer("priors", PriorBox(config).forward(), persistent=False)
+        self.reset_parameters()
+
+    def _source_channels(self):
+        """Channels of the feature maps that predict: conv4_3, conv7 and every second extra layer."""
+        return [self.L2Norm.n_channels, self.vgg[-2].out_channels, *(conv.out_channels for conv in self.extras[1::2])]
+
+    def reset_parameters(self, background_probability=0.9):
+        """Initialise for training from scratch.
+
+        Convolutions with ReLU start as He et al. propose. The heads start near zero, and the class heads believe in
+        background: nearly all priors are, and the mined negatives would otherwise cost the first epochs.
+        """
+        for module in (*self.vgg, *self.extras):
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)
+        for head in (*self.loc, *self.conf):
+            nn.init.normal_(head.weight, std=0.01)
+            nn.init.zeros_(head.bias)
+        odds = background_probability / (1 - background_probability)
+        for head in self.conf:
+            with torch.no_grad():
+                head.bias.view(-1, self.num_classes)[:, 0] = math.log(odds * (self.num_classes - 1))
+
+    def features(self, x):
+        """The feature maps that predict, from fine to coarse: pictures [B, 3, S, S] -> list of [B, C, H, W].
+
+        Pictures smaller than the network's own size (see training/low_resolution.py) end at the last map that fits.
+        """
+        for layer in self.vgg[:CONV4_3]:
+            x = layer(x)
+        sources = [self.L2Norm(x)]
+        for layer in self.vgg[CONV4_3:]:
+            x = layer(x)
+        sources.append(x)
+        for index, conv in enumerate(self.extras):
+            if x.shape[-1] + 2 * conv.padding[0] < conv.kernel_size[0]:
+                break
+            x = F.relu(conv(x), inplace=True)
+            if index % 2 == 1:
+                sources.append(x)
+        return sources
+
+    def raw(self, x):
+        """The heads' output in either phase: loc [B, priors, 4] and conf [B, priors, classes] (before softmax)."""
+        sources = self.features(x)
+        loc = [_cells_last(head(source), 4) for head, source in zip(self.loc, sources, strict=False)]
+        conf = [_cells_last(head(source), self.num_classes) for head, source in zip(self.conf, sources, strict=False)]
+        return torch.cat(loc, dim=1), torch.cat(conf, dim=1)
+
+    def forward(self, x):
+        """Run the network.
+
+        Args:
+            x: float [B, 3, size, size], RGB minus the mean (123, 117, 104), not divided by anything.
+
+        Returns:
+            In test phase the detections, [B, classes, 200, 5], see `Detect`; in train phase (loc [B, priors, 4],
+            conf [B, priors, classes] before softmax, priors [priors, 4] in centre-size form).
+
+        Raises:
+            ValueError: x isn't of that shape.
+        """
+        if x.dim() != 4 or x.shape[1:] != (3, self.size, self.size):
+            raise ValueError(f"expected pictures of shape [batch, 3, {self.size}, {self.size}], not {list(x.shape)}")
+        loc, conf = self.raw(x)
+        if self.phase == "test":
+            return self.detect(loc, self.softmax(conf.float()), self.priors)
+        return loc, conf, self.priors
+
+    def fuse(self):
+        """Fold each BatchNorm into its convolution, in place; the network is for evaluation from then on.
+
+        Returns:
+            The network itself, in evaluation mode, with the plain layout of the state dict.
+        """
+        for layers in (self.vgg, self.extras):
+            for index, layer in enumerate(layers):
+                if isinstance(layer, ConvBN):
+                    layers[index] = layer.fused()
+        return self.eval()
+
+    def load_weights(self, base_file):
+        """Load a state dict (or a checkpoint that holds one) from a .pth or .pkl file, with strict=True.
+
+        Raises:
+            ValueError: the file has another ending.
+        """
+        if not str(base_file).endswith((".pth", ".pkl")):
+            raise ValueError(f"{base_file}: only .pth and .pkl files are supported")
+        self.load_state_dict(plain_state_dict(torch.load(base_file, map_location="cpu", weights_only=True)))
+
+
+def plain_state_dict(loaded):
+    """The state dict in a loaded file: bare or under "state_dict", and without DataParallel's "module." prefix."""
+    state = loaded.get("state_dict", loaded)
+    return {key.removeprefix("module."): tensor for key, tensor in state.items()}
+
+
+def scaled(channels, width):
+    """A channel count of the paper at another width: at least 16."""
+    return max(16, round(channels * width))
+
+
+def vgg(conv, width):
+    """The base: VGG16 to conv5_3, pool5 at stride 1, and fc6, fc7 as convolutions (section 3 of the paper)."""
+    layers, channels = [], 3
+    for out in VGG16:
+        if out in ("M", "C"):
+            layers.append(nn.MaxPool2d(2, stride=2, ceil_mode=out == "C"))
+        else:
+            layers += [conv(channels, scaled(out, width), 3, padding=1), nn.ReLU(inplace=True)]
+            channels = scaled(out, width)
+    pool5 = nn.MaxPool2d(3, stride=1, padding=1)
+    conv6 = conv(channels, scaled(1024, width), 3, padding=6, dilation=6)
+    conv7 = conv(scaled(1024, width), scaled(1024, width), 1)
+    return [*layers, pool5, conv6, nn.ReLU(inplace=True), conv7, nn.ReLU(inplace=True)]
+
+
+def extra_layers(conv, width, size):
+    """The extra feature layers behind conv7: a 1x1 convolution that narrows, then one that shrinks the map."""
+    layers, channels = [], scaled(1024, width)
+    for narrow, out, kernel, stride, padding in EXTRAS[size]:
+        layers.append(conv(channels, scaled(narrow, width), 1))
+        layers.append(conv(scaled(narrow, width), scaled(out, width), kernel, stride, padding))
+        channels = scaled(out, width)
+    return layers
+
+
+def heads(source_channels, boxes_per_cell, num_classes):
+    """The 3x3 predictors of each feature map: offsets of its boxes, and their class scores."""
+    pairs = list(zip(source_channels, boxes_per_cell, strict=True))
+    loc = [nn.Conv2d(channels, boxes * 4, 3, padding=1) for channels, boxes in pairs]
+    conf = [nn.Conv2d(channels, boxes * num_classes, 3, padding=1) for channels, boxes in pairs]
+    return loc, conf
+
+
+def _cells_last(prediction, values):
+    """[B, boxes * values, H, W] -> [B, H * W * boxes, values]."""
+    return prediction.permute(0, 2, 3, 1).reshape(len(prediction), -1, values)
+
+
+def build_ssd(phase, size=300, num_classes=21, *, config=None, width=1.0, batch_norm=False):
+    """Build SSD300 or SSD512.
+
+    Args:
+        phase: "train" or "test".
+        size: 300 or 512.
+        num_classes: with the background.
+        config: an SSDConfig, for priors other than VOC's; it then decides the size.
+        width, batch_norm: see `SSD`.
+
+    Raises:
+        ValueError: phase, size, class count or width is none that SSD knows; the message says what is allowed.
+    """
+    if config is None:
+        by_size = {300: voc, 512: voc512}
+        if size not in by_size:
+            raise ValueError(f"size must be one of {sorted(by_size)}, not {size!r}")
+        config = by_size[size]
+    return SSD(phase, config, num_classes, width, batch_norm)

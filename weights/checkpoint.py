@@ -1,0 +1,222 @@
+"""Checkpoints: one file that holds a network's weights and what is needed to use them.
+
+A checkpoint of this project is a dict of plain values and tensors, so that `torch.load(weights_only=True)` reads it and
+no code in a file is ever run. Bare state dicts of the lineage load too.
+"""
+
+import os
+import pickle
+import zipfile
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import torch
+
+from data.config import SSDConfig, coco, coco512, voc, voc512
+from data.errors import InputError
+from data.voc0712 import VOC_CLASSES
+from ssd import build_ssd, plain_state_dict
+
+FORMAT = "ssd-checkpoint-1"
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a network is, beside its weights.
+
+    Attributes:
+        config: its input size and priors.
+        class_names: without the background; index 0 is class 1 of the network.
+        width: factor on the paper's channel counts.
+        batch_norm: whether the weights still have BatchNorm beside the convolutions.
+        channel_order: "RGB" or "BGR", of the input.
+        mAP: measured mean average precision in 0..1, if known.
+        mAP_on: on what it was measured.
+        trained_with: command, data and length of the training, for people.
+        path: file it came from.
+    """
+
+    config: SSDConfig = voc
+    class_names: tuple[str, ...] = VOC_CLASSES
+    width: float = 1.0
+    batch_norm: bool = False
+    channel_order: str = "RGB"
+    mAP: float | None = None
+    mAP_on: str = ""
+    trained_with: str = ""
+    path: Path | None = None
+
+    @property
+    def num_classes(self):
+        """Number of classes with the background."""
+        return len(self.class_names) + 1
+
+    def build(self, phase="test"):
+        """The network that this describes, freshly initialised."""
+        return build_ssd(
+            phase,
+            num_classes=self.num_classes,
+            config=self.config,
+            width=self.width,
+            batch_norm=self.batch_norm,
+        )
+
+
+def save_checkpoint(path, net, info, half=False):
+    """Write a network to a file, whole or not at all.
+
+    Args:
+        path: the file; an existing one is replaced once the new one is complete.
+        net: an SSD.
+        info: its CheckpointInfo; `path` isn't stored.
+        half: store float16.
+
+    Raises:
+        InputError: the file can't be written.
+    """
+    state = {key: tensor.detach().cpu().contiguous() for key, tensor in net.state_dict().items()}
+    if half:
+        state = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    stored = {field.name: getattr(info, field.name) for field in fields(info) if field.name not in ("config", "path")}
+    save_atomically({"format": FORMAT, "state_dict": state, "config": asdict(info.config), **stored}, path)
+
+
+def save_atomically(contents, path):
+    """torch.save to a temporary name beside `path`, synced to the disk and then renamed.
+
+    Raises:
+        InputError: it can't be written; nothing is left behind, and an earlier file of that name stays.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            torch.save(contents, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        raise InputError(f"{path}: can't write the checkpoint ({_first_line(error)}); is the disk full?") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_file(path):
+    """torch.load with weights_only=True: what a .pth file holds, on the CPU.
+
+    Raises:
+        InputError: the file is missing, incomplete, no PyTorch file, or holds code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint; see weights/README.md for those that can be downloaded")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error) or "Unsupported" in str(error):
+            raise InputError(
+                f"{path}: not loaded, as it holds more than weights (code); get a plain state dict"
+            ) from error
+        raise InputError(f"{path}: not a PyTorch checkpoint, or a broken one; get it anew") from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise InputError(f"{path}: the checkpoint is cut off or broken ({_first_line(error)}); get it anew") from error
+    except (zipfile.BadZipFile, UnicodeDecodeError, MemoryError) as error:
+        raise InputError(f"{path}: the checkpoint is broken ({_first_line(error)}); get it anew") from error
+
+
+def read_checkpoint(path):
+    """Read weights and description from a file, own or lineage.
+
+    Returns:
+        (state, info): state dict (tensors as stored) and CheckpointInfo.
+
+    Raises:
+        InputError: the file is missing, broken, holds code, or no SSD.
+    """
+    contents = read_file(path)
+    if not isinstance(contents, dict):
+        raise InputError(f"{path}: holds {type(contents).__name__}, not a state dict of an SSD")
+    wrapped = contents.get("state_dict", contents)
+    if not isinstance(wrapped, dict) or not all(isinstance(value, torch.Tensor) for value in wrapped.values()):
+        raise InputError(f"{path}: holds no state dict of an SSD")
+    state = plain_state_dict(contents)
+    info = _own_info(contents, path) if contents.get("format") == FORMAT else _lineage_info(state, path)
+    return state, replace(info, path=Path(path))
+
+
+def load_network(path, phase="test"):
+    """Build the network of a checkpoint, for use.
+
+    Returns:
+        (net, info): an SSD in evaluation mode, float32, on the CPU, BatchNorm folded; and its CheckpointInfo.
+
+    Raises:
+        InputError: the file is missing, broken, holds code, or isn't an SSD of a known shape.
+    """
+    state, info = read_checkpoint(path)
+    with torch.device("meta"):  # shapes only: a file that claims a huge network must not cost memory
+        expected = {key: tensor.shape for key, tensor in info.build(phase).state_dict().items()}
+    wrong = sorted(expected.keys() ^ state.keys())
+    wrong = wrong or [key for key, shape in expected.items() if state[key].shape != shape]
+    if wrong:
+        what = f"{len(wrong)} of its tensors don't fit, the first is {wrong[0]}"
+        raise InputError(f"{path}: not an SSD{info.config.min_dim} with {info.num_classes} classes ({what})")
+    net = info.build(phase)
+    net.load_state_dict(state, strict=True)
+    return net.fuse(), replace(info, batch_norm=False)
+
+
+def _own_info(contents, path):
+    """CheckpointInfo of a checkpoint in this project's format."""
+    try:
+        config = SSDConfig(**{key: _tuples(value) for key, value in contents["config"].items()})
+        known = {field.name for field in fields(CheckpointInfo)} - {"config", "path"}
+        info = CheckpointInfo(config=config, **{key: _tuples(contents[key]) for key in known & contents.keys()})
+        with torch.device("meta"):
+            info.build()
+        if info.channel_order not in ("RGB", "BGR") or not all(isinstance(name, str) for name in info.class_names):
+            raise ValueError("channel order or class names are none")
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, ZeroDivisionError) as error:
+        raise InputError(f"{path}: its description can't be used ({_first_line(error)}); get the file anew") from error
+    return info
+
+
+def _lineage_info(state, path):
+    """CheckpointInfo of a bare state dict, read off its shapes and the file's name."""
+    try:
+        extras = sum(key.startswith("extras.") and key.endswith(".weight") for key in state)
+        size = {8: 300, 10: 512}[extras]
+        num_classes = state["conf.0.weight"].shape[0] // (state["loc.0.weight"].shape[0] // 4)
+        width = state["vgg.31.weight"].shape[0] / 1024
+        batch_norm = any(".bn." in key for key in state)
+    except (KeyError, IndexError, ZeroDivisionError) as error:
+        raise InputError(f"{path}: not an SSD300 or SSD512; it lacks or has other layers") from error
+    from_coco = num_classes == 81
+    config = {(300, False): voc, (300, True): coco, (512, False): voc512, (512, True): coco512}[size, from_coco]
+    names = VOC_CLASSES if num_classes == 21 else _coco_names() if from_coco else _numbered_names(num_classes)
+    info = CheckpointInfo(config=config, class_names=names, width=width, batch_norm=batch_norm)
+    if Path(path).name == "ssd300_mAP_77.43_v2.pth":
+        info = replace(info, mAP=0.7743, mAP_on="VOC2007 test")
+    if Path(path).name == "ssd_300_VOC0712.pth":  # converted from Caffe
+        config = replace(config, clip=False)
+        info = replace(info, config=config, channel_order="BGR", mAP=0.7726, mAP_on="VOC2007 test")
+    return info
+
+
+def _coco_names():
+    from data.coco import COCO_CLASSES
+
+    return tuple(COCO_CLASSES)
+
+
+def _numbered_names(num_classes):
+    return tuple(f"class {index}" for index in range(1, num_classes))
+
+
+def _tuples(value):
+    """Lists back to the tuples that frozen dataclasses hold."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _first_line(error):
+    return str(error).strip().partition("\n")[0][:200]
