@@ -25,11 +25,15 @@ def get_args_parser():
     data.add_argument("--dataset", default="VOC", help="VOC, COCO, or a folder in VOC format")
     data.add_argument("--dataset_root", help="folder of the VOC or COCO data (default: ~/data/VOCdevkit, ~/data/coco)")
     data.add_argument("--train_split", nargs="+", metavar="SPLIT", help="e.g. 2007_trainval 2012_trainval, or train")
+    data.add_argument("--val_split", nargs="?", metavar="SPLIT", help="score the network on it, e.g. 2007_test, or val")
     data.add_argument("--classes", nargs="+", metavar="NAME", help="class names; those of the annotations unless given")
     data.add_argument("--keep_difficult", action=flag, default=False, help="train on difficult objects too")
     data.add_argument("--max_expand", type=float, default=4.0, help="largest side ratio of the zoomed-out picture")
     data.add_argument("--channel_shuffle", type=float, default=0.5, help="probability of permuted colour channels")
     data.add_argument("--num_workers", type=int, default=4, help="processes that read and augment pictures")
+    data.add_argument(
+        "--cache", choices=("none", "ram"), default="none", help="ram: keep the decoded pictures in memory"
+    )
 
     net = parser.add_argument_group("network")
     net.add_argument("--size", type=int, default=300, choices=(300, 512), help="side of the input")
@@ -54,6 +58,21 @@ def get_args_parser():
     optim.add_argument("--momentum", type=float, default=0.9)
     optim.add_argument("--weight_decay", type=float, default=5e-4)
     optim.add_argument("--gamma", type=float, default=0.1, help="factor of the learning rate at each step")
+    optim.add_argument(
+        "--lr_steps", type=int, nargs="+", metavar="N", help="iterations of the steps (VOC: 80000 100000)"
+    )
+    optim.add_argument(
+        "--caffe_bias", action=flag, default=False, help="biases: twice the rate, no decay (paper's code)"
+    )
+    optim.add_argument(
+        "--ema", type=float, default=0.0, metavar="DECAY", help="score and keep averaged weights; 0: none"
+    )
+    optim.add_argument(
+        "--clip_grad", type=float, default=0.0, metavar="NORM", help="clip the gradient's norm; 0: don't"
+    )
+    optim.add_argument(
+        "--accumulate", type=int, default=1, metavar="K", help="compute a batch in K parts, to save memory"
+    )
     optim.add_argument("--schedule", choices=("step", "cosine", "constant"), default="step")
     optim.add_argument("--warmup", type=int, default=500, help="iterations of linear warm-up; 0: none")
     optim.add_argument("--low_resolution", type=int, metavar="SIZE", help="input of the run's first part, from scratch")
@@ -61,11 +80,13 @@ def get_args_parser():
     optim.add_argument("--seed", type=int, default=0)
 
     add("--cuda", type=_boolean, default=True, help="use CUDA where there is one")
-    add("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--precision", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="of the network")
     add("--resume", metavar="FILE", help="go on from a run's state, or `auto`: from the newest in --save_folder")
     add("--start_iter", type=int, help="iteration to resume at; the state's own unless given")
     add("--save_folder", default="weights/", help="where states and the checkpoint go")
+    add("--compile", action=flag, default=False, help="compile the network (torch.compile)")
+    add("--eval_every", type=int, default=5000, help="iterations between two scorings on --val_split")
     add("--save_every", type=int, default=5000, help="iterations between two saved states")
     add("--keep", type=int, default=3, help="states to keep")
     add("--print_every", type=int, default=10, help="iterations between two lines of the log")

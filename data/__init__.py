@@ -1,12 +1,15 @@
 """What goes into the network: configurations and class names, data sets, preprocessing and augmentation."""
 
 from .augmentation import SSDAugmentation
+from .coco import COCO_CLASSES, COCO_ROOT, COCOAnnotationTransform, COCODetection
 from .config import CONFIGS, HOME, MEANS, RGB_MEANS, SSDConfig, coco, coco512, voc, voc512
 from .errors import InputError
 from .transforms import BaseTransform, detection_collate
 from .voc0712 import VOC_CLASSES, VOC_ROOT, VOCAnnotationTransform, VOCDetection
 
 __all__ = [
+    "COCO_CLASSES",
+    "COCO_ROOT",
     "CONFIGS",
     "HOME",
     "MEANS",
@@ -14,6 +17,8 @@ __all__ = [
     "VOC_CLASSES",
     "VOC_ROOT",
     "BaseTransform",
+    "COCOAnnotationTransform",
+    "COCODetection",
     "InputError",
     "SSDAugmentation",
     "SSDConfig",

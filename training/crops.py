@@ -16,8 +16,10 @@ from data.config import RGB_MEANS
 from data.transforms import to_input
 from weights.checkpoint import read_file, save_atomically
 
+from .samples import Shuffle
 from .schedule import learning_rate
 
+BATCH_SIZE = 64
 BACKGROUND_SHARE = 0.1
 MIN_SIDE = 20  # pixels; smaller objects are left out
 
@@ -44,18 +46,14 @@ class ObjectCrops(torch.utils.data.Dataset):
             for picture, target in enumerate(self.targets)
             for row in np.flatnonzero((target[:, 2:4] - target[:, :2] >= MIN_SIDE).all(axis=1))
         ]
-        self._epoch = None
-        self._order = None
+        self.order = Shuffle(len(self.objects), seed)
 
     def __len__(self):
         return len(self.objects)
 
     def __getitem__(self, position):
         """(crop uint8 RGB [size, size, 3], class with 0 for background)."""
-        epoch, place = divmod(position, len(self))
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self))
-        picture, row = self.objects[self._order[place]]
+        picture, row = self.objects[self.order[position]]
         rng = np.random.default_rng((self.seed, position))
         image, target = self.pictures.pull_image(picture), self.targets[picture]
         window, label = None, 0
@@ -100,48 +98,52 @@ class CropClassifier(nn.Module):
         return self.classifier(F.dropout(x.mean(dim=(2, 3)), 0.2, self.training))
 
 
-def pretrain_base(net, pictures, *, passes, size, batch_size, lr, seed, device, num_workers, state_file):
-    """Train the base of `net`, in place, to classify object crops. Goes on from `state_file` after an interruption.
+def pretrain_base(net, pictures, args, device, state_file):
+    """Train the base of `net`, in place, to classify object crops (AdamW, cosine schedule).
 
     Args:
         net: an SSD on `device`.
         pictures: the training data set.
-        passes: over all objects.
-        size: side of a crop in pixels.
-        batch_size, lr, seed, num_workers: as in the training itself (AdamW, cosine schedule).
+        args: train.py's --crop_passes, --crop_size, --lr, --seed, --num_workers.
         device: torch device.
-        state_file: where the state is kept, after each pass.
+        state_file: written after each pass; where it exists the training goes on from it.
     """
-    crops = ObjectCrops(pictures, size, seed)
-    steps = len(crops) // batch_size
+    crops = ObjectCrops(pictures, args.crop_size, args.seed)
+    steps = len(crops) // BATCH_SIZE
     model = CropClassifier(net).to(device, memory_format=torch.channels_last).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.05)
     first = 0
     if state_file.exists():
         state = read_file(state_file)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["passes"]
-    for number in range(first, passes):
-        positions = range(number * steps * batch_size, (number + 1) * steps * batch_size)
-        loader = torch.utils.data.DataLoader(crops, batch_size, sampler=positions, num_workers=num_workers)
-        right = total = 0
-        bar = tqdm(loader, desc=f"crops, pass {number + 1}/{passes}", mininterval=5)
-        for step, batch in enumerate(bar):
-            rate = learning_rate(
-                number * steps + step, base_lr=lr, max_iter=passes * steps, schedule="cosine", warmup=steps // 2
-            )
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            images, labels = (tensor.to(device) for tensor in batch)
-            scores = model(to_input(images))
-            F.cross_entropy(scores, labels, label_smoothing=0.1).backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            right, total = right + (scores.argmax(1) == labels).sum(), total + len(labels)
-        print(
-            f"crops, pass {number + 1} of {passes}: {right.item() / total:.3f} of the crops classified right",
-            flush=True,
-        )
+    for number in range(first, args.crop_passes):
+        share = _one_pass(model, optimizer, crops, number, steps, args, device)
+        print(f"crops, pass {number + 1} of {args.crop_passes}: {share:.3f} classified right", flush=True)
         contents = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "passes": number + 1}
         save_atomically(contents, state_file)
+
+
+def _one_pass(model, optimizer, crops, number, steps, args, device):
+    """One pass over the crops; returns the share that was classified right."""
+    positions = range(number * steps * BATCH_SIZE, (number + 1) * steps * BATCH_SIZE)
+    loader = torch.utils.data.DataLoader(crops, BATCH_SIZE, sampler=positions, num_workers=args.num_workers)
+    right = 0
+    for step, batch in enumerate(tqdm(loader, desc=f"crops, pass {number + 1}/{args.crop_passes}", mininterval=5)):
+        rate = learning_rate(
+            number * steps + step,
+            base_lr=args.lr,
+            max_iter=args.crop_passes * steps,
+            schedule="cosine",
+            warmup=steps // 2,
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        images, labels = (tensor.to(device) for tensor in batch)
+        scores = model(to_input(images))
+        F.cross_entropy(scores, labels, label_smoothing=0.1).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        right += (scores.argmax(1) == labels).sum()
+    return int(right) / (steps * BATCH_SIZE)

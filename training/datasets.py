@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from data.coco import COCO_ROOT, COCODetection
 from data.config import coco, coco512, voc, voc512
 from data.errors import InputError
 from data.voc0712 import VOC_CLASSES, VOC_ROOT, VOCAnnotationTransform, VOCDetection, read_annotation
@@ -13,10 +14,10 @@ def training_pictures(dataset, root, splits, classes, keep_difficult, size):
     """The training pictures of the command line's choice.
 
     Args:
-        dataset: "VOC", or a folder in VOC format.
-        root: folder of the VOC years; None: the default one.
+        dataset: "VOC", "COCO", or a folder in VOC format.
+        root: folder of the VOC years, or of COCO; None: the default one.
         splits: names such as "2007_trainval" (a year of VOC<year>) or "train" (of a folder); None: the usual ones.
-        classes: class names; None: VOC's, or those found in the folder's annotations.
+        classes: class names; None: VOC's, COCO's, or those found in the folder's annotations.
         keep_difficult: train on difficult objects too.
         size: of the input, 300 or 512.
 
@@ -26,13 +27,18 @@ def training_pictures(dataset, root, splits, classes, keep_difficult, size):
     Raises:
         InputError: data set, split or annotations are missing.
     """
+    if dataset == "COCO":
+        if splits and len(splits) > 1:
+            raise InputError("--train_split: COCO takes one split, such as train2017")
+        pictures = COCODetection(root or COCO_ROOT, splits[0] if splits else "train2017")
+        return pictures, pictures.class_names, CONFIGS["COCO", size]
     if dataset == "VOC":
         root, splits = root or VOC_ROOT, splits or ("2007_trainval", "2012_trainval")
         classes = classes or VOC_CLASSES
     elif Path(dataset).is_dir():
         root, splits = dataset, splits or ("train",)
     else:
-        raise InputError(f"--dataset {dataset}: neither VOC nor a folder")
+        raise InputError(f"--dataset {dataset}: neither VOC nor COCO nor a folder")
     image_sets = [split_pair(name) for name in splits]
     pictures = VOCDetection(root, image_sets, dataset_name=str(dataset))
     classes = tuple(classes or classes_of(pictures))

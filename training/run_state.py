@@ -12,11 +12,11 @@ NAME = re.compile(r"state_(\d+)\.pth")
 FORMAT = "ssd-run-1"
 
 
-def save_state(folder, iteration, net, optimizer, scaler, keep):
-    """Write `state_<iteration>.pth` and remove all but the newest `keep` states.
+def save(run, iteration, log):
+    """Write `state_<iteration>.pth` of a run and remove all but the newest `--keep` states.
 
-    The order of the samples and their augmentation are functions of the iteration and the seed, so no more than the
-    generator of torch itself has to be kept beside model and optimizer.
+    The order of the samples and their augmentation are functions of the iteration and the seed, so of the generators
+    only torch's own are kept beside model, average, optimizer, scaler, the log's open sums and the best mAP.
 
     Raises:
         InputError: it can't be written; the earlier states are still there then.
@@ -24,27 +24,25 @@ def save_state(folder, iteration, net, optimizer, scaler, keep):
     contents = {
         "format": FORMAT,
         "iteration": iteration,
-        "model": net.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scaler": scaler.state_dict(),
+        "model": run.net.state_dict(),
+        "average": run.average.state_dict() if run.average is not None else None,
+        "optimizer": run.optimizer.state_dict(),
+        "scaler": run.scaler.state_dict(),
+        "log": log,
+        "best": run.best,
         "rng": torch.get_rng_state(),
+        "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
-    save_atomically(contents, Path(folder) / f"state_{iteration}.pth")
-    for old in states(folder)[:-keep]:
+    save_atomically(contents, run.folder / f"state_{iteration}.pth")
+    for old in _states(run.folder)[: -run.args.keep]:
         old.unlink(missing_ok=True)
 
 
-def states(folder):
-    """The states in a folder, oldest first."""
-    found = [(int(match[1]), path) for path in Path(folder).glob("state_*.pth") if (match := NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
-
-
-def load_state(path, net, optimizer, scaler):
-    """Load a state into model, optimizer and scaler, and return the iteration to go on with.
+def load(path, net, average, optimizer, scaler):
+    """Load a state; returns (iteration to go on with, the log's open sums, best mAP so far).
 
     Raises:
-        InputError: the file is missing, broken, or belongs to another network.
+        InputError: the file is missing, broken, or belongs to another network or other flags.
     """
     state = read_file(path)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
@@ -53,19 +51,34 @@ def load_state(path, net, optimizer, scaler):
         net.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         scaler.load_state_dict(state["scaler"])
+        if average is not None:
+            average.load_state_dict(state["average"])
         torch.set_rng_state(state["rng"])
-    except (KeyError, ValueError, RuntimeError) as error:
+        if torch.cuda.is_available() and len(state["rng_cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["rng_cuda"])
+        return state["iteration"], state["log"], state["best"]
+    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: the state of another network or run; give the flags it was started with") from error
-    return state["iteration"]
 
 
-def newest_state(folder):
-    """The newest state that loads, or None; a broken one (written by an earlier program) is passed over with a line."""
-    for path in reversed(states(folder)):
+def find(resume, folder, say):
+    """The state file that --resume means: a path, `auto` for the newest complete one in the folder, None for none.
+
+    A state that doesn't load (a disk that lied about writing it) is passed over with a line.
+    """
+    if resume != "auto":
+        return Path(resume) if resume else None
+    for path in reversed(_states(folder)):
         try:
             read_file(path)
         except InputError as error:
-            print(f"passed over: {error}")
+            say(f"passed over: {error}")
             continue
         return path
     return None
+
+
+def _states(folder):
+    """The states in a folder, oldest first."""
+    found = [(int(match[1]), path) for path in Path(folder).glob("state_*.pth") if (match := NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]

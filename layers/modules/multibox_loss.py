@@ -57,15 +57,23 @@ class MultiBoxLoss(nn.Module):
             (loss_l, loss_c): localisation and confidence loss, scalars.
         """
         loc, conf, priors = predictions
-        loc, conf, priors = loc.float(), conf.float(), priors[: loc.shape[1]].float()
-        loc_t, conf_t = self.match_targets(targets, priors)
+        loc_t, conf_t = self.match_targets(targets, priors[: loc.shape[1]].float())
+        loss_l, loss_c = self.sums(loc, conf, loc_t, conf_t)
+        n = matched_priors(conf_t)
+        return loss_l / n, loss_c / n
+
+    def sums(self, loc, conf, loc_t, conf_t):
+        """The two losses of matched pictures before the division by N, in float32.
+
+        Args:
+            loc, conf: predictions [B, P, 4] and [B, P, C].
+            loc_t, conf_t: their targets from `match_targets`, [B, P, 4] and int64 [B, P].
+        """
+        loc, conf = loc.float(), conf.float()
         positive = conf_t > 0  # [B, P]
-
-        selected = positive | self._hard_negatives(conf, conf_t)  # [B, P]
-
-        n = _count_over_ranks(positive)
-        loss_l = _sum_of_rows(F.smooth_l1_loss, loc, loc_t, positive) / n
-        loss_c = _sum_of_rows(F.cross_entropy, conf, conf_t, selected) / n
+        selected = positive | self._hard_negatives(conf, conf_t)
+        loss_l = _sum_of_rows(F.smooth_l1_loss, loc, loc_t, positive)
+        loss_c = _sum_of_rows(F.cross_entropy, conf, conf_t, selected)
         return loss_l, loss_c
 
     @torch.no_grad()
@@ -99,9 +107,13 @@ def _sum_of_rows(loss, predicted, wanted, rows):
     return loss(predicted[rows], wanted[rows], reduction="sum")
 
 
-def _count_over_ranks(positive):
-    """Matched priors a rank, at least 1 in all: DistributedDataParallel averages gradients over ranks."""
-    n = positive.sum().float()
+def matched_priors(conf_t):
+    """N of the loss, at least 1: the matched priors of the batch; in distributed training the mean over the ranks.
+
+    The mean, because DistributedDataParallel averages the gradients: together they are those of a single process that
+    sees all ranks' pictures and divides by all their matched priors.
+    """
+    n = (conf_t > 0).sum().float()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(n)
         return n.clamp(min=1) / torch.distributed.get_world_size()

@@ -1,0 +1,199 @@
+"""Read a video: VideoReader decodes in a process and a thread of its own, ahead of whoever uses the frames."""
+
+import queue
+import re
+import subprocess
+import time
+from fractions import Fraction
+from threading import Event, Thread
+
+import numpy as np
+
+from data.errors import InputError
+from inference.ffmpeg import SCALE_FLAGS, as_input, last_words, probe, start
+from inference.timing import Clock, choose_rate
+
+AHEAD = 96 * 2**20  # bytes of decoded frames that may wait
+END = object()
+
+
+def frames_ahead(frame_bytes):
+    """How many frames of this size may wait in a queue."""
+    return int(min(max(AHEAD // frame_bytes, 2), 16))
+
+
+class VideoReader:
+    """The frames of a video file, upright as a player shows them.
+
+    Iterating yields uint8 RGB arrays [H, W, 3], each one's own memory; `timed()` yields (seconds, frame) with the time
+    counted from the first frame. Both go through the video once. Use it as a context manager, or call close().
+
+    Attributes:
+        size: (width, height) in pixels, after rotation.
+        rate: Fraction, the constant frame rate to write this video with.
+        constant: False where the frame rate varies (then a VideoWriter needs the time of each frame).
+        expected: frames the file announces. decoded: frames that came out so far.
+        missing: announced frames that did not come out (known at the end). complete: it has been read to its end.
+        seconds: time spent waiting for the decoder.
+    Raises InputError where the file is missing, empty, not a video, or nothing of it decodes.
+    """
+
+    def __init__(self, path):
+        self.info = probe(path)
+        self.path = self.info.path
+        self.decoded = 0
+        self.complete = False
+        self.seconds = 0.0
+        self._stopped = Event()
+        self._process = start(
+            ["-nostdin", "-loglevel", "repeat+level+info", "-protocol_whitelist", "file,data,crypto"]
+            + ["-i", as_input(path), "-map", "0:V:0", "-fps_mode", "passthrough"]
+            + ["-vf", f"scale={SCALE_FLAGS},format=rgb24,showinfo=checksum=0", "-f", "rawvideo", "-"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        self._log = DecoderLog(self._process.stderr)
+        if not self._log.wait_for_first():
+            self.close()
+            raise InputError(f"{path}: nothing of it can be decoded: {last_words(self._log.errors)}")
+        self.size = self._log.size
+        self.rate, self.constant = choose_rate(self.info.times, self.info.tick, self._log.rate)
+        self.expected = self.info.expected
+        width, height = self.size
+        self._queue = queue.Queue(frames_ahead(width * height * 3))
+        self._thread = Thread(target=self._decode, name="decode", daemon=True)
+        self._thread.start()
+
+    @property
+    def missing(self):
+        """Announced frames that did not come out; 0 until the end is reached, and for a video without damage."""
+        damaged = self.info.damaged or bool(self._log.errors)
+        return max(self.expected - self.decoded, 0) if self.complete and damaged else 0
+
+    def __iter__(self):
+        for _, frame in self.timed():
+            yield frame
+
+    def timed(self):
+        """Yield (seconds, frame): float from 0 and uint8 RGB [H, W, 3]."""
+        while not self.complete:
+            item = self._queue.get()
+            if isinstance(item, BaseException):
+                raise item
+            if item is END:
+                self.complete = not self._stopped.is_set()
+                break
+            self.decoded += 1
+            yield item
+
+    def _decode(self):
+        """Move frames from the decoder to the queue (in a thread of its own)."""
+        try:
+            clock = Clock(float(1 / self.rate), self.info.late)
+            width, height = self.size
+            while not self._stopped.is_set():
+                frame = np.empty((height, width, 3), np.uint8)
+                started = time.perf_counter()
+                whole = read_into(self._process.stdout, frame)
+                self.seconds += time.perf_counter() - started
+                if not whole:
+                    break
+                shown = clock(self._log.next_time())
+                # On a constant grid the exact place is known; the container only keeps it rounded to a tick.
+                exact = float(round(shown * self.rate) / self.rate) if self.constant else shown
+                self._put((exact, frame))
+            self._log.join()
+            self._put(END)
+        except Exception as error:  # handed to whoever iterates
+            self._put(error)
+
+    def _put(self, item):
+        while not self._stopped.is_set():
+            try:
+                return self._queue.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+        return None
+
+    def close(self):
+        """Stop decoding and let go of the file. May be called twice."""
+        self._stopped.set()
+        self._process.kill()
+        self._process.wait()
+        if hasattr(self, "_thread"):
+            self._thread.join()
+            while not self._queue.empty():
+                self._queue.get_nowait()
+            self._queue.put(END)  # for an iterator that still waits
+        self._log.join()
+        self._process.stdout.close()
+        self._process.stderr.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def read_into(stream, frame):
+    """Fill an array from a stream; False where it ends before."""
+    view, filled = memoryview(frame).cast("B"), 0
+    while filled < len(view):
+        count = stream.readinto(view[filled:])
+        if not count:
+            return False
+        filled += count
+    return True
+
+
+class DecoderLog:
+    """Listens to ffmpeg's log in a thread: the size, clock and time of each frame (filter showinfo), and errors."""
+
+    def __init__(self, stream):
+        self.size = None
+        self.rate = None
+        self.errors = []
+        self._tick = None
+        self._times = queue.SimpleQueue()
+        self._first = Event()
+        self._thread = Thread(target=self._listen, args=(stream,), name="decoder log", daemon=True)
+        self._thread.start()
+
+    def _listen(self, stream):
+        for raw in stream:
+            line = raw.decode("utf-8", "replace").rstrip()
+            if "Parsed_showinfo" in line:
+                self._understand(line)
+            elif "[error]" in line or "[fatal]" in line:
+                self.errors = self.errors[-20:] + [re.sub(r"\[(error|fatal)\] ", "", line)]
+        self._times.put(END)
+        self._first.set()
+
+    def _understand(self, line):
+        if found := re.search(r"config in time_base: (\d+)/(\d+), frame_rate: (\d+)/(\d+)", line):
+            self._tick = int(found[1]) / int(found[2])
+            if int(found[3]) and int(found[4]):
+                self.rate = Fraction(int(found[3]), int(found[4]))
+        elif found := re.search(r" n: *\d+ pts: *(-?\d+|NOPTS) .* s:(\d+)x(\d+) ", line):
+            if self.size is None:
+                self.size = int(found[2]), int(found[3])
+            self._times.put(None if found[1] == "NOPTS" else int(found[1]) * self._tick)
+            self._first.set()
+
+    def wait_for_first(self):
+        """Wait until the first frame is announced; False where there is none."""
+        self._first.wait()
+        return self.size is not None
+
+    def next_time(self):
+        """Seconds of the next frame on the file's clock, None where unknown."""
+        item = self._times.get()
+        if item is END:
+            self._times.put(END)  # the log has ended: so it is for every further frame
+        return None if item is END else item
+
+    def join(self):
+        """Wait until the log has ended."""
+        self._thread.join()

@@ -1,0 +1,71 @@
+"""Fixtures that tests of several folders share: golden values, and networks that are expensive to build."""
+
+import json
+from pathlib import Path
+
+import golden_inputs
+import numpy as np
+import pytest
+import torch
+
+from ssd import build_ssd
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Small tensors gain nothing from threads, and the test machine may be shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """What the reference implementation computes: {name: array}."""
+    with np.load(GOLDEN / "ssd300.npz") as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="session")
+def golden_shapes():
+    """Keys and shapes of the published SSD300 state dicts (VOC)."""
+    return json.loads((GOLDEN / "state_dict_voc300.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def golden_weights(golden_shapes):
+    """The state dict that the golden forward pass was computed with. Not to be changed."""
+    return golden_inputs.weights(golden_shapes)
+
+
+@pytest.fixture(scope="session")
+def golden_net(golden_weights):
+    """SSD300 in train phase, evaluation mode, with the golden weights. Not to be changed."""
+    net = build_ssd("train", 300, 21)
+    net.load_state_dict(golden_weights, strict=True)
+    return net.eval()
+
+
+@pytest.fixture(scope="session")
+def golden_output(golden_net):
+    """(loc, conf, priors) of the golden picture batch."""
+    with torch.no_grad():
+        return golden_net(golden_inputs.pictures())
+
+
+@pytest.fixture(scope="session")
+def priors300():
+    """SSD300's priors for VOC: float32 [8732, 4]."""
+    from data.config import voc
+    from layers.functions import PriorBox
+
+    return PriorBox(voc).forward()
+
+
+@pytest.fixture
+def generator():
+    """A torch Generator with a fixed seed."""
+    return torch.Generator().manual_seed(0)

@@ -1,0 +1,76 @@
+"""Small synthetic data sets in VOC and COCO format, written into a test's tmp_path."""
+
+import json
+from xml.sax.saxutils import escape
+
+import cv2
+import numpy as np
+
+ANNOTATION = """<annotation><filename>{name}.jpg</filename>
+<size><width>{width}</width><height>{height}</height><depth>3</depth></size>{objects}</annotation>"""
+OBJECT = """<object><name>{name}</name>{difficult}<bndbox><xmin>{box[0]}</xmin><ymin>{box[1]}</ymin>
+<xmax>{box[2]}</xmax><ymax>{box[3]}</ymax></bndbox></object>"""
+
+
+def write_picture(path, size=(100, 80), seed=0):
+    """A smooth random picture of size (width, height)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.RandomState(seed).randint(0, 256, (6, 8, 3), dtype=np.uint8)
+    _, data = cv2.imencode(path.suffix.lower(), cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC))
+    path.write_bytes(data.tobytes())
+
+
+def write_annotation(folder, picture_id, objects, size=(100, 80)):
+    """objects: (class name, (xmin, ymin, xmax, ymax), difficult), difficult None for an XML without that element."""
+    path = folder / "Annotations" / f"{picture_id}.xml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(
+        OBJECT.format(
+            name=escape(name),
+            box=box,
+            difficult="" if difficult is None else f"<difficult>{int(difficult)}</difficult>",
+        )
+        for name, box, difficult in objects
+    )
+    path.write_text(ANNOTATION.format(name=picture_id, width=size[0], height=size[1], objects=text))
+
+
+def write_split(folder, split, ids):
+    path = folder / "ImageSets" / "Main" / f"{split}.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{picture_id}\n" for picture_id in ids))
+
+
+def make_voc(folder, objects, split="val", size=(100, 80), pictures=True):
+    """A folder in VOC format; objects: {picture id: list as write_annotation takes it}."""
+    for seed, (picture_id, of_picture) in enumerate(objects.items()):
+        write_annotation(folder, picture_id, of_picture, size)
+        if pictures:
+            write_picture(folder / "JPEGImages" / f"{picture_id}.jpg", size, seed)
+    write_split(folder, split, objects)
+    return folder
+
+
+def make_coco(root, objects, categories, *, split="val2017", size=(100, 80), pictures=True):
+    """A folder in COCO format; objects: {image id: [(category id, (x, y, width, height), iscrowd)]};
+    categories: {category id: name}."""
+    annotations = [
+        {"image_id": image_id, "category_id": category, "bbox": list(box), "area": box[2] * box[3], "iscrowd": crowd}
+        for image_id, of_picture in objects.items()
+        for category, box, crowd in of_picture
+    ]
+    content = {
+        "images": [
+            {"id": image_id, "file_name": f"{image_id:012d}.jpg", "width": size[0], "height": size[1]}
+            for image_id in objects
+        ],
+        "annotations": [{"id": number, **row} for number, row in enumerate(annotations, start=1)],
+        "categories": [{"id": category, "name": name} for category, name in categories.items()],
+    }
+    path = root / "annotations" / f"instances_{split}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    if pictures:
+        for image_id in objects:
+            write_picture(root / "images" / split / f"{image_id:012d}.jpg", size, image_id)
+    return root

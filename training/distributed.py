@@ -1,0 +1,72 @@
+"""Several processes that train one network, as torchrun starts them."""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from data.errors import InputError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of the job; a job of one needs no torchrun.
+
+    Attributes:
+        rank: of this process, 0 writes.
+        local: of this process on its machine; also the number of its CUDA device.
+        world: number of processes.
+    """
+
+    rank: int = 0
+    local: int = 0
+    world: int = 1
+
+    @property
+    def writes(self):
+        return self.rank == 0
+
+    def say(self, text):
+        """Print a line, on rank 0 alone."""
+        if self.writes:
+            print(text, flush=True)
+
+
+def join(device, batch_size):
+    """Join torchrun's job, if there is one.
+
+    Args:
+        device: torch device of the run; decides the backend (NCCL or Gloo).
+        batch_size: over all ranks.
+
+    Raises:
+        InputError: the batch can't be shared equally.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return Ranks()
+    if batch_size % world:
+        raise InputError(f"--batch_size {batch_size}: it counts all processes and must be a multiple of their {world}")
+    ranks = Ranks(int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"]), world)
+    if device.type == "cuda":
+        torch.cuda.set_device(ranks.local)
+    # A rank that dies is noticed by torchrun, which ends the others; the timeout is for one that hangs.
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=10))
+    return ranks
+
+
+def leave():
+    """Leave the job, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def any_rank(flag, device):
+    """Whether the flag is set on any rank (all of them must ask at the same iteration)."""
+    if not dist.is_initialized():
+        return flag
+    votes = torch.tensor(float(flag), device=device)
+    dist.all_reduce(votes)
+    return bool(votes > 0)

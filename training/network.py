@@ -1,0 +1,133 @@
+"""The network at the start of a run, and what optimises it."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from data.errors import InputError
+from ssd import build_ssd, plain_state_dict
+from weights.catalogue import resolve
+from weights.checkpoint import read_file
+
+FALLBACK_BASE = "vgg16_features-amdegroot-88682ab5.pth"
+
+
+class Heads(nn.Module):
+    """A network's raw outputs as a module's forward, which DistributedDataParallel and torch.compile wrap."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net.raw(x)
+
+
+def build_network(args, config, num_classes, say):
+    """The network that a run starts from, on the CPU in channels_last.
+
+    Args:
+        args: train.py's --basenet, --finetune, --width.
+        config: SSDConfig.
+        num_classes: with the background.
+        say: prints one line.
+
+    Raises:
+        InputError: a file of weights is missing or doesn't fit.
+    """
+    from_scratch = args.basenet == "none"
+    net = build_ssd("train", num_classes=num_classes, config=config, width=args.width, batch_norm=from_scratch)
+    if args.finetune:
+        load_fitting(net, args.finetune, say)
+    elif from_scratch:
+        say("base: initialised, with BatchNorm; extra layers and heads: initialised")
+    else:
+        load_base(net, args.basenet, say)
+    return net.to(memory_format=torch.channels_last)
+
+
+def load_base(net, name, say):
+    """Load a VGG16 base: the reduced one of the lineage, or torchvision's copy of its convolutions.
+
+    Where the reduced one is asked for by its name and can't be had, torchvision's copy takes its place.
+
+    Raises:
+        InputError: neither can be had, or the file doesn't fit.
+    """
+    try:
+        path = resolve(name)
+    except InputError as error:
+        if Path(name).name != "vgg16_reducedfc.pth":
+            raise
+        say(f"{error}; trying {FALLBACK_BASE} instead")
+        path = resolve(FALLBACK_BASE)
+    loaded = plain_state_dict(read_file(path))
+    state = {key.removeprefix("features.").removeprefix("vgg."): value for key, value in loaded.items()}
+    own = net.vgg.state_dict()
+    fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+    convolutions = {key for key in own if int(key.partition(".")[0]) < 31}
+    if not convolutions <= fitting.keys():
+        missing = ", ".join(sorted(convolutions - fitting.keys())[:3])
+        raise InputError(f"{path}: not a VGG16 base of width {net.width} ({missing} lacks or doesn't fit)")
+    net.vgg.load_state_dict(fitting, strict=False)
+    fresh = sorted(own.keys() - fitting.keys())
+    say(f"base: loaded from {path}; initialised: {', '.join(fresh) or 'none of it'}")
+    say("extra layers and heads: initialised")
+
+
+def load_fitting(net, name, say):
+    """Load what fits from a checkpoint or a run's state, and say what is initialised anew.
+
+    Raises:
+        InputError: the file is missing, broken, or nothing in it fits.
+    """
+    path = resolve(name)
+    contents = read_file(path)
+    state = plain_state_dict(contents.get("model", contents)) if isinstance(contents, dict) else {}
+    own = net.state_dict()
+    fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+    if not any(key.startswith("vgg.") for key in fitting):
+        raise InputError(f"{path}: nothing in it fits this network; give the --width and --size it was trained with")
+    net.load_state_dict(fitting, strict=False)
+    fresh = sorted(own.keys() - fitting.keys())
+    if any(".bn." in key for key in fresh) and not any(".bn." in key for key in fitting):
+        say("the checkpoint has no BatchNorm (it is folded away when a network is saved): its layers start as identity")
+    shown = [key for key in fresh if ".bn." not in key]
+    say(f"loaded {len(fitting)} tensors of {path}; initialised anew: {', '.join(shown) or 'nothing'}")
+
+
+def freeze_base(net, layers):
+    """Keep the base's first layers as they are, BatchNorm statistics included."""
+    for layer in net.vgg[:layers]:
+        layer.eval().requires_grad_(False)
+
+
+def build_optimizer(net, args, device):
+    """SGD as in the paper or AdamW, in one of the usual groupings.
+
+    With `args.caffe_bias` biases learn at twice the rate and without decay, as in the paper's own code. AdamW never
+    decays biases and normalisation.
+    """
+    weights = [p for p in net.parameters() if p.requires_grad and p.dim() > 1]
+    vectors = [p for p in net.parameters() if p.requires_grad and p.dim() <= 1]
+    groups = [
+        {"params": weights, "weight_decay": args.weight_decay, "lr_factor": 1.0},
+        {
+            "params": vectors,
+            "weight_decay": 0.0 if args.caffe_bias or args.optimizer == "adamw" else args.weight_decay,
+            "lr_factor": 2.0 if args.caffe_bias else 1.0,
+        },
+    ]
+    fused = device.type == "cuda"
+    if args.optimizer == "sgd":
+        return torch.optim.SGD(groups, args.lr, momentum=args.momentum, fused=fused)
+    return torch.optim.AdamW(groups, args.lr, fused=fused)
+
+
+def averaged(net, decay):
+    """An exponential moving average of the network's weights and buffers, or None where decay is 0."""
+    if not decay:
+        return None
+    return AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)

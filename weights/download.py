@@ -1,0 +1,62 @@
+"""Download published checkpoints.
+
+python -m weights.download                                   # what there is
+python -m weights.download ssd300_mAP_77.43_v2.pth           # into weights/
+python -m weights.download vgg16_reducedfc.pth --folder /big/disk
+"""
+
+import argparse
+from pathlib import Path
+
+from weights.catalogue import CATALOGUE, FOLDER
+
+
+def download(entry, folder=FOLDER, *, progress=True):
+    """Bring a catalogue entry's file into `folder`; returns its path.
+
+    It is resumed where an earlier run stopped, checked by size and sha256 as far as they are published, and takes its
+    name only when right. progress: show a bar where stderr is a terminal.
+
+    Raises:
+        InputError: it can't be had, in one line that says what to put where, and from which address.
+    """
+    from data.fetch import Remote, fetch
+
+    return fetch(Remote(entry.name, entry.address, size=entry.size, sha256=entry.sha256), folder, progress=progress)
+
+
+def describe(entry):
+    """Two lines on a catalogue entry, for people."""
+    size = f"{entry.size / 1e6:,.0f} MB" if entry.size else "size unknown"
+    score = f", {entry.mAP:.4f} mAP on VOC2007 test" if entry.mAP else ""
+    notes = f" ({entry.notes})" if entry.notes else ""
+    return f"{entry.name}: {size}, {entry.channel_order} input{score}\n    {entry.description}{notes}"
+
+
+def get_args_parser():
+    """The command line of this script."""
+    parser = argparse.ArgumentParser(prog="python -m weights.download", description="Download published checkpoints.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="files to download (default: list them)")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where to (default: weights/ of this project)")
+    return parser
+
+
+def main(args):
+    """Download what is named, or list what there is."""
+    from data.errors import InputError
+
+    for name in args.names:
+        if name not in CATALOGUE:
+            raise InputError(f"{name} isn't known; files that can be downloaded: {', '.join(CATALOGUE)}")
+    for name in args.names:
+        print(f"{name}: in {download(CATALOGUE[name], args.folder).parent}")
+    if not args.names:
+        print("\n".join(describe(entry) for entry in CATALOGUE.values()))
+
+
+if __name__ == "__main__":
+    arguments = get_args_parser().parse_args()
+    from data.errors import exit_on_input_error
+
+    with exit_on_input_error():
+        main(arguments)
