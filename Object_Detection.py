@@ -108,7 +108,7 @@ class StopSignal:
 
     def __exit__(self, *_):
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def load_detector(args):
@@ -170,8 +170,6 @@ def run_video(args, source, stop, display):
                 bar.update(len(frames))
                 if stop.number or (display and display.closed):
                     break
-        if not tally.frames:  # Ctrl-C while the network was loading
-            sys.exit(128 + stop.number)
     tally.seconds.update(decode=reader.seconds, encode=writer.seconds)
     for note in writer.notes:
         print(f"note: {note}", file=sys.stderr)

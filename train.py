@@ -34,6 +34,9 @@ def get_args_parser():
     data.add_argument(
         "--cache", choices=("none", "ram"), default="none", help="ram: keep the decoded pictures in memory"
     )
+    check = data.add_mutually_exclusive_group()
+    check.add_argument("--check_only", action="store_true", help="read the data, say what is in it, and end")
+    check.add_argument("--skip_check", action="store_true", help="train without reading all data first")
 
     net = parser.add_argument_group("network")
     net.add_argument("--size", type=int, default=300, choices=(300, 512), help="side of the input")

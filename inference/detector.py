@@ -16,7 +16,8 @@ class Detections:
     """What was found in one picture, best first.
 
     Attributes:
-        boxes: float32 [N, 4], corners x1, y1, x2, y2 in pixels, clipped to the picture.
+        boxes: float32 [N, 4], corners x1, y1, x2, y2 in pixels, clipped to the picture (unless the Detector
+            was told not to).
         scores: float32 [N], descending.
         labels: int64 [N], index into the detector's class_names (no background).
         names: list of N class names.
@@ -47,29 +48,35 @@ class Detector:
         threshold: least score of a detection.
         top_k: most detections of a class; as many enter non-maximum suppression.
         keep_top_k: most detections of a picture, over all classes; all unless given.
+        clip: cut boxes to the picture; the published figures were measured on boxes as they come.
     Attributes:
         net, info (CheckpointInfo), class_names, device, dtype.
     Raises InputError where the checkpoint can't be used, or there is no such device.
     """
 
-    def __init__(self, weights=None, device="auto", precision="auto", threshold=0.6, top_k=200, *, keep_top_k=None):
+    def __init__(
+        self, weights=None, device="auto", precision="auto", threshold=0.6, top_k=200, *, keep_top_k=None, clip=True
+    ):
         from weights.catalogue import resolve
         from weights.checkpoint import load_network
 
         device = choose_device(device)  # before the weights: a wrong device must not wait for a download
-        self._set_up(*load_network(resolve(weights)), device, precision, threshold, top_k, keep_top_k)
+        self._set_up(*load_network(resolve(weights)), device, precision, threshold, top_k, keep_top_k, clip)
 
     @classmethod
-    def of_network(cls, net, info, device="cpu", precision="auto", threshold=0.6, top_k=200, *, keep_top_k=None):
+    def of_network(
+        cls, net, info, device="cpu", precision="auto", threshold=0.6, top_k=200, *, keep_top_k=None, clip=True
+    ):
         """A Detector of a network at hand (an SSD without BatchNorm, taken over) and its CheckpointInfo."""
         detector = cls.__new__(cls)
-        detector._set_up(net, info, choose_device(str(device)), precision, threshold, top_k, keep_top_k)
+        detector._set_up(net, info, choose_device(str(device)), precision, threshold, top_k, keep_top_k, clip)
         return detector
 
-    def _set_up(self, net, info, device, precision, threshold, top_k, keep_top_k):
+    def _set_up(self, net, info, device, precision, threshold, top_k, keep_top_k, clip):
         if not 0 <= threshold < 1:
             raise ValueError(f"threshold must lie in [0, 1), not {threshold}")
         self.info = info
+        self.clip = clip
         self.device = device
         self.dtype = choose_precision(precision, device)
         self.class_names = tuple(self.info.class_names)
@@ -119,5 +126,6 @@ class Detector:
         rows, label = rows[order], label[order].astype(np.int64) - 1
         height, width = shape[:2]
         limits = np.array([width, height, width, height], np.float32)
-        boxes = np.clip(rows[:, 1:] * limits, 0, limits)
+        boxes = rows[:, 1:] * limits
+        boxes = np.clip(boxes, 0, limits) if self.clip else boxes
         return Detections(boxes, rows[:, 0].copy(), label, [self.class_names[i] for i in label])

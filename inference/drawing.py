@@ -99,7 +99,10 @@ def place_label(picture, label, corners, line, taken):
     x1, y1, x2, y2 = corners
     left, right = max(min(x1 - 1, width - wide), 0), max(min(x2 + 1, width) - wide, 0)
     inside = max(min(y1 + line, height - high), 0)
-    places = [(left, y1 - high), (left, inside), (right, y1 - high), (left, y2 + 1), (right, inside), (right, y2 + 1)]
+    around = [(left, y1 - high), (right, y1 - high), (left, y2 + 1), (right, y2 + 1)]
+    within = [(left, inside), (right, inside)]
+    small = y2 - y1 < 3 * high or x2 - x1 < wide  # a label within would hide what it names
+    places = around + within if small else around[:1] + within[:1] + around[1:] + within[1:]
     places = [(x, y) for x, y in places if 0 <= y <= height - high] or [(left, inside)]
     for x, y in places:
         apart = (taken[:, 0] >= x + wide) | (taken[:, 2] <= x) | (taken[:, 1] >= y + high) | (taken[:, 3] <= y)

@@ -152,7 +152,7 @@ class VideoWriter:
             self._finish_encoding()
             done = self._partial[0]
             if source and source.info.sound:
-                done, note = add_sound(self, done)
+                done, note = add_sound(self, done, CONTAINERS[self.path.suffix.lower()])
                 self.notes += [note] if note else []
             self.seconds += time.perf_counter() - started
             grant_usual_permissions(done)

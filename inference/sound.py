@@ -11,7 +11,7 @@ COPIED = {"mp4": {"aac", "mp3", "opus", "flac"}, "mov": {"aac", "mp3", "alac"}}
 LEAD = 0.1
 
 
-def add_sound(writer, pictures):
+def add_sound(writer, pictures, container):
     """Join finished pictures with the sound of the video they were made from.
 
     Pictures and sound keep the distance they have in the source. The sound runs to its own end, or, where the pictures
@@ -20,6 +20,7 @@ def add_sound(writer, pictures):
     Args:
         writer: VideoWriter whose pictures are finished.
         pictures: Path of the file with the pictures.
+        container: ffmpeg's name of the output's format.
     Returns:
         path: file with both, or `pictures` where the sound can't be kept.
         note: a line for the user where it could not be kept as it is, else None.
@@ -31,9 +32,6 @@ def add_sound(writer, pictures):
     origin = info.picture_start - delay
     whole = source.complete and not source.missing
     until = [] if whole else ["-t", f"{delay + float(writer.frames / writer.rate):.6f}"]
-    from inference.encoding import CONTAINERS
-
-    container = CONTAINERS[writer.path.suffix.lower()]
     codecs = [[f"-c:a:{track}", wanted(codec, container)] for track, codec in enumerate(info.sound)]
     for choice in (sum(codecs, []), ["-c:a", "aac"]):
         target = writer.temporary()
@@ -49,7 +47,7 @@ def add_sound(writer, pictures):
             stderr=subprocess.PIPE,
         )
         _, log = process.communicate()
-        if process.returncode == 0 or (not whole and target.stat().st_size > pictures.stat().st_size):
+        if process.returncode == 0:
             return target, None
     reason = last_words(log.decode("utf-8", "replace").splitlines())
     return pictures, f"the sound could not be kept: {reason}"

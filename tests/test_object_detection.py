@@ -33,7 +33,7 @@ def run(tmp_path, monkeypatch, checkpoint):
     def run(*arguments):
         arguments = [str(argument) for argument in arguments]
         if "--trained_model" not in arguments:
-            arguments += ["--trained_model", str(checkpoint)]
+            arguments = ["--trained_model", str(checkpoint), *arguments]
         Object_Detection.main(Object_Detection.get_args_parser().parse_args(["--device", "cpu", *arguments]))
 
     return run
@@ -212,7 +212,7 @@ def test_a_camera(tmp_path, run, monkeypatch):
     lines = lines_of("found.jsonl")
     assert 1 <= len(lines) <= 6
     assert len(packets(tmp_path / "output.mp4")[1]) >= len(lines)
-    assert rate_of(tmp_path / "output.mp4") == 20 or len(packets(tmp_path / "output.mp4")[1]) == 1
+    assert "20 fps" in header(tmp_path / "output.mp4")
     middle = decode(tmp_path / "output.mp4", (64, 48))[0, 24, 32].astype(int)
     np.testing.assert_allclose(middle, [200, 0, 0], atol=12)  # red, as RGB
 
@@ -287,8 +287,6 @@ def test_the_script_ends_with_code_2_and_one_line(tmp_path, checkpoint):
 def test_ctrl_c_closes_the_video(tmp_path, checkpoint, number):
     make_video(tmp_path / "in.mp4", "320x240", frames=3000, sound=120)
     process = start(tmp_path, "in.mp4", "--json", "found.jsonl", "--trained_model", checkpoint, "--device", "cpu")
-    while b"frame" not in os.read(process.stderr.fileno(), 4096):
-        pass
     seen = ""
     while "20/3000" not in seen and process.poll() is None:
         seen += os.read(process.stderr.fileno(), 4096).decode()

@@ -59,17 +59,10 @@ class TestGolden:
         assert (loc - golden_output[0][1:]).abs().max() <= 1e-5 * golden_output[0].abs().max()
         assert (conf - golden_output[1][1:]).abs().max() <= 1e-5 * golden_output[1].abs().max()
 
-    def test_test_phase_is_softmax_and_detect_of_the_train_phase(self, golden_net, golden_output, golden_weights):
-        net = build_ssd("test")
+    def test_published_weights_load_in_test_phase_as_well(self, golden_weights):
+        net = build_ssd("test", 300, 21)
         net.load_state_dict(golden_weights, strict=True)
-        out = net(golden_inputs.pictures()[:1])  # with gradients on, as course scripts run it
-        loc, conf, priors = golden_output
-        assert out.shape == (1, 21, 200, 5)
-        assert not out.requires_grad
-        assert out[0, 1:, 0, 0].max() > 0
-        assert not out[0, 0].any()
-        expected = net.detect(loc[:1], conf[:1].softmax(-1), priors)
-        torch.testing.assert_close(out, expected, atol=1e-3, rtol=0)
+        assert all(torch.equal(net.state_dict()[key], value) for key, value in golden_weights.items())
 
 
 class TestVariants:
@@ -103,24 +96,32 @@ class TestVariants:
     def test_one_training_step_lowers_the_loss(self, size):
         torch.manual_seed(0)
         net = build_ssd("train", size, 4, width=NARROW)
-        target = [torch.tensor([[0.2, 0.3, 0.6, 0.8, 1.0]]), torch.zeros(0, 5)]
-        optimizer = torch.optim.SGD(net.parameters(), 1e-3)
+        boxes = [[0.2, 0.3, 0.6, 0.8, 1.0], [0.02, 0.02, 0.98, 0.98, 0.0], [0.7, 0.1, 0.78, 0.19, 2.0]]
+        target = [torch.tensor(boxes), torch.zeros(0, 5)]  # large, whole and small: every map has its object
         before = sum(MultiBoxLoss(4)(net(noise(size)), target))
         before.backward()
         assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
         assert all(p.grad.any() for p in (net.vgg[0].weight, net.extras[-1].weight, net.L2Norm.weight))
-        optimizer.step()
-        assert sum(MultiBoxLoss(4)(net(noise(size)), target)) < before
+        slope = sum((p.grad**2).sum() for p in net.parameters())
+        torch.optim.SGD(net.parameters(), lr=float(0.01 * before / slope)).step()  # 1 % less, were the loss a plane
+        with torch.no_grad():
+            after = sum(MultiBoxLoss(4)(net(noise(size)), target))
+        assert 0.98 * before < after < 0.999 * before
 
     @pytest.mark.parametrize("size", [300, 512])
     def test_one_detection(self, size):
         torch.manual_seed(0)
         net = build_ssd("test", size, 4, width=NARROW)
         nn.init.normal_(net.conf[0].bias, std=2)
-        out = net(noise(size))
+        out = net(noise(size))  # with gradients on, as course scripts run it
+        assert not out.requires_grad
         assert out.shape == (2, 4, 200, 5)
+        assert not out[:, 0].any()
         assert (out[:, 1:, 0, 0] > 0.01).all()
         assert torch.isfinite(out).all()
+        net.phase = "train"
+        loc, conf, priors = net(noise(size))
+        torch.testing.assert_close(out, net.detect(loc, conf.softmax(-1), priors), atol=1e-5, rtol=0)
 
     def test_a_config_brings_its_size_and_priors(self, golden):
         net = build_ssd("train", num_classes=7, config=coco, width=NARROW)
@@ -155,11 +156,16 @@ class TestVariants:
             background = net.raw(noise(300, 1) * 0)[1].softmax(-1)[..., 0]
         torch.testing.assert_close(background, torch.full_like(background, 0.9), atol=0.02, rtol=0)
 
-    def test_bfloat16_autocast_stays_close(self, golden_net, golden_output):
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            loc, conf = golden_net.raw(golden_inputs.pictures()[:1])
-        for output, exact in ((loc, golden_output[0][:1]), (conf, golden_output[1][:1])):
-            assert (output.float() - exact).abs().mean() < 0.02 * exact.abs().mean()
+    def test_bfloat16_autocast_stays_close(self):
+        torch.manual_seed(0)
+        net, x = build_ssd("train", width=NARROW).eval(), noise(300, 1)
+        with torch.no_grad():
+            exact = net.raw(x)
+            with torch.autocast("cpu", torch.bfloat16):
+                rough = net.raw(x)
+        for output, expected in zip(rough, exact, strict=True):
+            assert output.dtype == torch.bfloat16
+            assert (output.float() - expected).abs().mean() < 0.02 * expected.abs().mean()
 
     def test_detections_of_a_bfloat16_pass_are_float32(self):
         net = build_ssd("test", width=NARROW)
@@ -178,7 +184,7 @@ class TestVariants:
         plain = net.raw(x)
         other = net.to(memory_format=torch.channels_last).raw(x.contiguous(memory_format=torch.channels_last))
         for a, b in zip(plain, other, strict=True):
-            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+            assert (a - b).abs().max() <= 1e-3 * a.abs().max()
 
     def test_an_empty_batch(self):
         assert build_ssd("test", width=NARROW)(torch.zeros(0, 3, 300, 300)).shape == (0, 21, 200, 5)

@@ -4,6 +4,7 @@ What costs most when nothing is learned yet is the resolution. All layers are co
 picture; the coarsest maps, for which it leaves no room, sit it out.
 """
 
+from copy import deepcopy
 from dataclasses import replace
 
 import torch
@@ -19,11 +20,9 @@ def priors_at(net, size):
     config = net.config
     if size == config.min_dim:
         return net.priors
-    device = net.priors.device
-    training = net.training
+    probe = deepcopy(net).eval()  # a copy, as what is in which mode is for the training to say
     with torch.no_grad():
-        sides = [source.shape[-1] for source in net.eval().features(torch.zeros(1, 3, size, size, device=device))]
-    net.train(training)
+        sides = [source.shape[-1] for source in probe.features(net.priors.new_zeros(1, 3, size, size))]
     scale = size / config.min_dim
     small = replace(
         config,
@@ -34,4 +33,4 @@ def priors_at(net, size):
         max_sizes=tuple(scale * value for value in config.max_sizes[: len(sides)]),
         aspect_ratios=config.aspect_ratios[: len(sides)],
     )
-    return PriorBox(small).forward().to(device)
+    return PriorBox(small).forward().to(net.priors)

@@ -2,6 +2,7 @@
 
 import random
 import sys
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +20,13 @@ from layers.modules.multibox_loss import matched_priors
 from weights.checkpoint import CheckpointInfo, save_checkpoint
 
 from . import run_state
+from .check import check_pictures
 from .crops import pretrain_base
 from .datasets import training_pictures
 from .log import draw_curves
 from .low_resolution import priors_at
 from .network import Heads, averaged, build_network, build_optimizer, freeze_base
-from .samples import InMemory, InputSize, MatchedBatch, RunBatches, TrainingSamples
+from .samples import InMemory, InputSize, MatchedBatch, RunBatches, Subset, TrainingSamples
 from .schedule import learning_rate
 from .validation import Validation
 
@@ -47,6 +49,11 @@ class Run:
         self.pictures, class_names, config = training_pictures(
             args.dataset, args.dataset_root, args.train_split, args.classes, args.keep_difficult, args.size
         )
+        if not args.skip_check:
+            usable = check_pictures(self.pictures, class_names, ranks.say, args.num_workers, name_all=args.check_only)
+            self.pictures = Subset(self.pictures, usable)
+        if args.check_only:
+            raise SystemExit(0)
         if args.cache == "ram":
             self.pictures = InMemory(self.pictures, args.num_workers)
         self.max_iter = args.max_iter or config.max_iter
@@ -64,7 +71,8 @@ class Run:
         args, net = self.args, self.net
         path = run_state.find(args.resume, self.folder, self.ranks.say)
         if args.crop_passes and path is None:
-            pretrain_base(net, self.pictures, args, self.device, self.folder / "crops.pth")
+            with one_line_errors():
+                pretrain_base(net, self.pictures, args, self.device, self.folder / "crops.pth")
         self._train_mode()
         self.average = averaged(net, args.ema)
         self.optimizer = build_optimizer(net, args, self.device)
@@ -86,9 +94,14 @@ class Run:
         return self.net if self.average is None else self.average.module
 
     def batches(self, first):
-        """Yields ((images, loc_t, conf_t) on the device, picture indices) of this rank, from iteration `first` on."""
-        for *batch, indices in build_loader(self, first):
-            yield tuple(tensor.to(self.device, non_blocking=True) for tensor in batch), indices
+        """Yields ((images, loc_t, conf_t) on the device, picture indices) of this rank, from iteration `first` on.
+
+        Raises:
+            InputError: a picture or annotation can't be read any more.
+        """
+        with one_line_errors():
+            for *batch, indices in build_loader(self, first):
+                yield tuple(tensor.to(self.device, non_blocking=True) for tensor in batch), indices
 
     def learning_rate(self, iteration):
         args, config = self.args, self.info.config
@@ -152,6 +165,17 @@ class Run:
         save_for_use(target, self.network_to_keep, self.info)
         draw_curves(self.folder)
         print(f"trained {self.max_iter} iterations; the network is in {target}, curves in {self.folder / 'curves.png'}")
+
+
+@contextmanager
+def one_line_errors():
+    """Within it an InputError of a loader's worker is one line again; torch hands it on with the worker's traceback."""
+    try:
+        yield
+    except InputError as error:
+        # What was raised stands at the traceback's end; an error of this process has none, and is taken whole.
+        message = str(error).rpartition("InputError: ")[2].strip()
+        raise InputError(f"{message}; what was saved before is good: then go on with --resume auto") from error
 
 
 def seed_everything(seed):

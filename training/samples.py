@@ -119,6 +119,30 @@ class RunBatches(torch.utils.data.Sampler):
             yield list(range(start, start + self.share))
 
 
+class Subset:
+    """Some pictures of a data set, counted anew from 0.
+
+    Args:
+        pictures: the data set.
+        indices: of the pictures to keep, in order.
+    """
+
+    def __init__(self, pictures, indices):
+        self.pictures, self.indices = pictures, list(indices)
+
+    def __len__(self):
+        return len(self.indices)
+
+    def pull_image(self, index):
+        return self.pictures.pull_image(self.indices[index])
+
+    def pull_target(self, index, width, height):
+        return self.pictures.pull_target(self.indices[index], width, height)
+
+    def image_path(self, index):
+        return self.pictures.image_path(self.indices[index])
+
+
 class InMemory:
     """A data set whose decoded pictures are kept in memory that all workers share (`--cache ram`).
 

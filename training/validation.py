@@ -59,4 +59,4 @@ class Validation:
     def _detector(self, net, threshold):
         with torch.no_grad():
             copy = deepcopy(net).fuse()
-        return Detector.of_network(copy, self.info, self.device, threshold=threshold)
+        return Detector.of_network(copy, self.info, self.device, threshold=threshold, clip=False)

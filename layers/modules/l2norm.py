@@ -28,7 +28,8 @@ class L2Norm(nn.Module):
         """x: [batch, n_channels, height, width] -> the same shape and dtype."""
         # The norm is taken in float32: squares of half-precision activations overflow. Its gradient at an all-zero
         # position (dead ReLUs, common early in training) is 0, where a square root written out would give NaN.
-        norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32) + self.eps
+        dtype = torch.float32 if x.dtype.itemsize < 4 else x.dtype
+        norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=dtype) + self.eps
         return (x / norm * self.weight.view(1, -1, 1, 1)).to(x.dtype)
 
     def extra_repr(self):

