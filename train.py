@@ -15,19 +15,29 @@ After an interruption the same command goes on with `--resume auto`.
 import argparse
 from pathlib import Path
 
+FLAG = argparse.BooleanOptionalAction
+
 
 def get_args_parser():
     parser = argparse.ArgumentParser(description="Train SSD.", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    add = parser.add_argument
-    flag = argparse.BooleanOptionalAction
+    add_data_arguments(parser)
+    add_network_arguments(parser)
+    add_optimisation_arguments(parser)
+    add_run_arguments(parser.add_argument)
+    return parser
 
+
+def add_data_arguments(parser):
     data = parser.add_argument_group("data")
     data.add_argument("--dataset", default="VOC", help="VOC, COCO, or a folder in VOC format")
     data.add_argument("--dataset_root", help="folder of the VOC or COCO data (default: ~/data/VOCdevkit, ~/data/coco)")
     data.add_argument("--train_split", nargs="+", metavar="SPLIT", help="e.g. 2007_trainval 2012_trainval, or train")
     data.add_argument("--val_split", nargs="?", metavar="SPLIT", help="score the network on it, e.g. 2007_test, or val")
     data.add_argument("--classes", nargs="+", metavar="NAME", help="class names; those of the annotations unless given")
-    data.add_argument("--keep_difficult", action=flag, default=False, help="train on difficult objects too")
+    data.add_argument("--keep_difficult", action=FLAG, default=False, help="train on difficult objects too")
+    data.add_argument(
+        "--augment", action=FLAG, default=True, help="off: pictures as they are, to see a network overfit"
+    )
     data.add_argument("--max_expand", type=float, default=4.0, help="largest side ratio of the zoomed-out picture")
     data.add_argument("--channel_shuffle", type=float, default=0.5, help="probability of permuted colour channels")
     data.add_argument("--num_workers", type=int, default=4, help="processes that read and augment pictures")
@@ -38,6 +48,8 @@ def get_args_parser():
     check.add_argument("--check_only", action="store_true", help="read the data, say what is in it, and end")
     check.add_argument("--skip_check", action="store_true", help="train without reading all data first")
 
+
+def add_network_arguments(parser):
     net = parser.add_argument_group("network")
     net.add_argument("--size", type=int, default=300, choices=(300, 512), help="side of the input")
     net.add_argument("--width", type=float, default=1.0, help="factor on the paper's channel counts")
@@ -51,6 +63,8 @@ def get_args_parser():
     net.add_argument("--crop_passes", type=int, default=0, help="first train the base on object crops, so many passes")
     net.add_argument("--crop_size", type=int, default=96, help="side of these crops")
 
+
+def add_optimisation_arguments(parser):
     optim = parser.add_argument_group("optimisation")
     optim.add_argument("--batch_size", type=int, default=32)
     optim.add_argument(
@@ -65,7 +79,7 @@ def get_args_parser():
         "--lr_steps", type=int, nargs="+", metavar="N", help="iterations of the steps (VOC: 80000 100000)"
     )
     optim.add_argument(
-        "--caffe_bias", action=flag, default=False, help="biases: twice the rate, no decay (paper's code)"
+        "--caffe_bias", action=FLAG, default=False, help="biases: twice the rate, no decay (paper's code)"
     )
     optim.add_argument(
         "--ema", type=float, default=0.0, metavar="DECAY", help="score and keep averaged weights; 0: none"
@@ -82,19 +96,20 @@ def get_args_parser():
     optim.add_argument("--low_resolution_iter", type=int, default=0, metavar="N", help="length of that part")
     optim.add_argument("--seed", type=int, default=0)
 
+
+def add_run_arguments(add):
     add("--cuda", type=_boolean, default=True, help="use CUDA where there is one")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--precision", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="of the network")
     add("--resume", metavar="FILE", help="go on from a run's state, or `auto`: from the newest in --save_folder")
     add("--start_iter", type=int, help="iteration to resume at; the state's own unless given")
     add("--save_folder", default="weights/", help="where states and the checkpoint go")
-    add("--compile", action=flag, default=False, help="compile the network (torch.compile)")
+    add("--compile", action=FLAG, default=False, help="compile the network (torch.compile)")
     add("--eval_every", type=int, default=5000, help="iterations between two scorings on --val_split")
     add("--save_every", type=int, default=5000, help="iterations between two saved states")
     add("--keep", type=int, default=3, help="states to keep")
     add("--print_every", type=int, default=10, help="iterations between two lines of the log")
     add("--visdom", type=_boolean, default=False, help="gone: curves are shown by TensorBoard")
-    return parser
 
 
 def _boolean(text):

@@ -1,6 +1,6 @@
 """SSD's data augmentation: photometric distortion, expansion, IoU-constrained crop, mirror.
 
-The distributions are the paper's (section 2.2, "Data augmentation", and its figure 6 for the expansion) as the reference
+The distributions are the paper's (section 2.2, "Data augmentation", and figure 6 for the expansion) as the reference
 implementation draws them. The way there differs: the geometry is composed first and done as one warp from the
 source picture to the network's input, and the colours are changed on that small result, only where the picture lies and
 not on the filling. A picture expanded to sixteen times its area never exists.

@@ -43,8 +43,9 @@ class Detector:
     Args:
         weights: checkpoint, a path or a name of the catalogue; None takes the best that lies here (see weights/).
         device: "auto" (CUDA where there is one, else the CPU), "cpu", "cuda", "cuda:1", "mps".
-        precision: "float32", "bfloat16", "float16" or "auto": bfloat16 on CPUs that compute in it, float16 on CUDA,
-            else float32. Boxes and scores are computed in float32 from the network's outputs in any case.
+        precision: "float32", "bfloat16", "float16" or "auto": bfloat16 on CPUs and CUDA devices that compute in it,
+            float16 on other CUDA devices, else float32. Boxes and scores are computed in float32 from the network's
+            outputs in any case.
         threshold: least score of a detection.
         top_k: most detections of a class; as many enter non-maximum suppression.
         keep_top_k: most detections of a picture, over all classes; all unless given.

@@ -34,8 +34,8 @@ def choose_precision(name, device):
         return PRECISIONS[name]
     if name != "auto":
         raise InputError(f"--precision {name}: unknown; take auto, {', '.join(PRECISIONS)}")
-    if device.type == "cuda":
-        return torch.float16
+    if device.type == "cuda":  # bfloat16 has float32's range: VGG's activations can outgrow float16's
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     return torch.bfloat16 if device.type == "cpu" and cpu_computes_bfloat16() else torch.float32
 
 

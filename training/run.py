@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from inference.devices import choose_precision
 
 from data.augmentation import SSDAugmentation
 from data.config import MEANS
 from data.errors import InputError
 from data.transforms import to_input
+from inference.devices import choose_precision
 from layers.modules import MultiBoxLoss
 from layers.modules.multibox_loss import matched_priors
 from weights.checkpoint import CheckpointInfo, save_checkpoint
@@ -26,7 +26,7 @@ from .datasets import training_pictures
 from .log import draw_curves
 from .low_resolution import priors_at
 from .network import Heads, averaged, build_network, build_optimizer, freeze_base
-from .samples import InMemory, InputSize, MatchedBatch, RunBatches, Subset, TrainingSamples
+from .samples import InMemory, InputSize, MatchedBatch, NoAugmentation, RunBatches, Subset, TrainingSamples
 from .schedule import learning_rate
 from .validation import Validation
 
@@ -191,7 +191,9 @@ def build_loader(run, first):
     args = run.args
     sizes = {args.size, args.low_resolution or args.size}
     priors = {size: priors_at(run.net, size).cpu() for size in sizes}
-    augmentation = SSDAugmentation(args.size, MEANS, args.max_expand, args.channel_shuffle, subtract_mean=False)
+    augmentation = NoAugmentation(args.size)
+    if args.augment:
+        augmentation = SSDAugmentation(args.size, MEANS, args.max_expand, args.channel_shuffle, subtract_mean=False)
     return torch.utils.data.DataLoader(
         TrainingSamples(run.pictures, augmentation, args.seed, InputSize(args)),
         batch_sampler=RunBatches(first, run.max_iter, args.batch_size, run.ranks.rank, run.ranks.world),

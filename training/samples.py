@@ -8,6 +8,7 @@ network sees: resuming at iteration i means starting at p = i * batch size.
 import numpy as np
 import torch
 
+from data.transforms import resize
 from data.voc0712 import read_bgr
 
 
@@ -32,7 +33,7 @@ class TrainingSamples(torch.utils.data.Dataset):
     Args:
         pictures: a data set with `pull_image(i)` (uint8 BGR), `pull_target(i, width, height)` (rows of corners as
             fractions and class) and a length.
-        augmentation: an SSDAugmentation that gives uint8.
+        augmentation: an SSDAugmentation that gives uint8, or NoAugmentation.
         seed: of the run.
         size_at: position -> side of the network's input, for runs that begin at a low resolution.
     """
@@ -58,6 +59,16 @@ class TrainingSamples(torch.utils.data.Dataset):
         image, boxes, labels = self.augmentation(image, target[:, :4], target[:, 4])
         image = np.ascontiguousarray(image[:, :, ::-1])
         return torch.from_numpy(image), torch.from_numpy(np.column_stack([boxes, labels]).astype(np.float32)), index
+
+
+class NoAugmentation:
+    """Pictures as they are, resized: in SSDAugmentation's place for --no-augment."""
+
+    def __init__(self, size):
+        self.size, self.rng = size, None
+
+    def __call__(self, image, boxes, labels):
+        return resize(image, self.size), boxes, labels
 
 
 def usable(target):

@@ -192,7 +192,9 @@ def test_precision(monkeypatch):
     for has, dtype in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(devices, "cpu_computes_bfloat16", lambda has=has: has)
         assert devices.choose_precision("auto", cpu) == dtype
-    assert devices.choose_precision("auto", cuda) == torch.float16
+    for has, dtype in ((True, torch.bfloat16), (False, torch.float16)):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has: has)
+        assert devices.choose_precision("auto", cuda) == dtype
     assert devices.choose_precision("float32", cuda) == torch.float32
     with pytest.raises(InputError, match="--precision"):
         devices.choose_precision("float8", cpu)
