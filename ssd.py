@@ -44,7 +44,11 @@ class ConvBN(nn.Conv2d):
 
     def fused(self):
         """A plain convolution that computes the same in evaluation."""
-        return nn.utils.fuse_conv_bn_eval(self.eval(), self.bn.eval())
+        plain = nn.Conv2d(
+            self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation
+        )  # nn.utils.fuse_conv_bn_eval alone would copy this layer, BatchNorm and all
+        plain.load_state_dict({"weight": self.weight, "bias": self.bias})
+        return nn.utils.fuse_conv_bn_eval(plain.to(self.weight).eval(), self.bn.eval())
 
 
 class SSD(nn.Module):

@@ -115,6 +115,7 @@ def weights(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_course_script(weights, tmp_path):
     source, target = tmp_path / "in.mp4", tmp_path / "out.mp4"
     with imageio.get_writer(source, fps=10) as writer:

@@ -1,4 +1,4 @@
-"""The check before a run: what it counts, what it leaves out, what it refuses, and what it remembers."""
+"""The check before a run: what it counts, what it leaves out, what it refuses, and what becomes of a run."""
 
 import re
 
@@ -11,7 +11,7 @@ import train as train_script
 from data import COCODetection, VOCDetection
 from data.errors import InputError
 from data.voc0712 import VOCAnnotationTransform
-from training import facts, run_state
+from training import run_state
 from training.check import check_pictures
 from training.findings import examine
 from training.run import one_line_errors
@@ -20,7 +20,6 @@ from training.samples import Subset, usable
 CLASSES = ("cat", "dog")
 CAT, DOG = ("cat", (11, 11, 50, 50), False), ("dog", (21, 31, 90, 70), None)
 COUNT = 40  # pictures, so that two unreadable ones are a fair share
-NO_MORE_READING = {"read_bgr": 0, "read_annotation": 0}
 
 
 @pytest.fixture(autouse=True)
@@ -34,23 +33,6 @@ def cache(tmp_path, monkeypatch):
 def folder(tmp_path):
     """A folder of sound pictures of 100 x 80 with a cat and a dog each."""
     return make_voc(tmp_path / "mine", {f"p{i:02}": [CAT, DOG] for i in range(COUNT)}, split="train")
-
-
-@pytest.fixture
-def reads(monkeypatch):
-    """How many files have been read: {"read_bgr": n, "read_annotation": n}."""
-    counts = dict(NO_MORE_READING)
-
-    def count(name, function):
-        def counted(path):
-            counts[name] += 1
-            return function(path)
-
-        monkeypatch.setattr(facts, name, counted)
-
-    count("read_bgr", facts.read_bgr)
-    count("read_annotation", facts.read_annotation)
-    return counts
 
 
 def open_folder(folder, *splits, classes=CLASSES, keep_difficult=False):
@@ -251,6 +233,11 @@ def test_more_than_one_in_twenty_unusable_is_an_incomplete_data_set(folder):
     assert "3 of 40 pictures can't be used" in message
     assert "probably incomplete: fetch or unpack it again" in message
     assert str(folder / "JPEGImages" / "p00.jpg") in message
+
+
+def test_a_second_look_gives_the_same_and_a_new_class_list_is_judged_anew(folder):
+    assert check(open_folder(folder)) == check(open_folder(folder))
+    assert "class 'dog'" in refusal(open_folder(folder, classes=("cat",)), ("cat",))
 
 
 # --- in a run -------------------------------------------------------------------------------------------------------
