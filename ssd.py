@@ -229,7 +229,7 @@ def heads(source_channels, boxes_per_cell, num_classes):
 
 def _cells_last(prediction, values):
     """[B, boxes * values, H, W] -> [B, H * W * boxes, values]."""
-    return prediction.permute(0, 2, 3, 1).reshape(len(prediction), -1, values)
+    return prediction.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, values))
 
 
 def build_ssd(phase, size=300, num_classes=21, *, config=None, width=1.0, batch_norm=False):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
 
 from .config import MEANS
 
@@ -44,7 +45,7 @@ class SSDAugmentation:
         max_expand: largest ratio of the expanded side; 1 turns expansion off.
         channel_shuffle: probability of permuted channels (the reference's 0.5; the paper's own code: 0).
         subtract_mean: False gives uint8, for a mean subtracted later on the device.
-        rng: numpy Generator; its own, freshly seeded one unless given. May be replaced between calls.
+        rng: numpy Generator; one of its own, made at the first call, unless given. May be replaced between calls.
     """
 
     def __init__(self, size=300, mean=MEANS, max_expand=4.0, channel_shuffle=0.5, subtract_mean=True, rng=None):
@@ -53,7 +54,7 @@ class SSDAugmentation:
         self.max_expand = max_expand
         self.channel_shuffle = channel_shuffle
         self.subtract_mean = subtract_mean
-        self.rng = rng or np.random.default_rng()
+        self.rng = rng
 
     def __call__(self, image, boxes, labels):
         """Augment.
@@ -67,6 +68,7 @@ class SSDAugmentation:
             (image, boxes, labels): float32 BGR [size, size, 3] minus the mean (or uint8), boxes float32 [M, 4] as
             fractions of the result, labels [M]; M <= N, and at least 1 where N is.
         """
+        self.rng = self.rng or fresh_generator()
         height, width = image.shape[:2]
         boxes = np.asarray(boxes, dtype=np.float32).reshape(-1, 4)
         window, kept = draw_window(self.rng, width, height, boxes, self.max_expand)
@@ -77,6 +79,11 @@ class SSDAugmentation:
         if self.subtract_mean:
             result = cv2.subtract(result, (*map(float, self.mean), 0.0), dtype=cv2.CV_32F)
         return result, boxes, np.asarray(labels)[kept]
+
+
+def fresh_generator():
+    """A numpy Generator seeded by torch's, which a loader seeds anew for each worker and epoch."""
+    return np.random.default_rng(int(torch.randint(2**63 - 1, ())))
 
 
 # --- geometry -------------------------------------------------------------------------------------------------------

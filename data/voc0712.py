@@ -215,14 +215,15 @@ class VOCDetection(torch.utils.data.Dataset):
     def pull_target(self, index, width, height):
         """Rows [x1, y1, x2, y2, class] of one picture, corners as fractions."""
         path = self.annotation_path(index)
+        annotation = read_annotation(path)
         try:
-            return self.target_transform(read_annotation(path), width, height)
+            return self.target_transform(annotation, width, height)
         except InputError as error:
-            raise error if str(path) in str(error) else InputError(f"{path}: {error}") from error
+            raise InputError(f"{path}: {error}") from error
 
     def pull_anno(self, index):
         """(image id, rows): the objects of one picture, corners in pixels from 0, as in the lineage."""
-        return self.ids[index][1], self.target_transform(read_annotation(self.annotation_path(index)), 1, 1)
+        return self.ids[index][1], self.pull_target(index, 1, 1)
 
     def pull_tensor(self, index):
         """The picture as a tensor with a batch axis: uint8 BGR [1, 3, H, W]."""

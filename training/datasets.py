@@ -1,5 +1,6 @@
 """Which pictures a run is trained on, and with which classes and priors."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from data.coco import COCO_ROOT, COCODetection
@@ -53,6 +54,9 @@ def split_pair(name):
 
 
 def classes_of(pictures):
-    """The class names that occur in the annotations, sorted."""
-    paths = (pictures.annotation_path(index) for index in range(len(pictures)))
-    return sorted({name for path in paths for name in read_annotation(path).names})
+    """The class names that occur in the annotations, sorted; broken ones are passed over, the check counts them."""
+    names = set()
+    for index in range(len(pictures)):
+        with suppress(InputError):
+            names.update(read_annotation(pictures.annotation_path(index)).names)
+    return sorted(names)

@@ -71,7 +71,9 @@ class Detect(nn.Module):
             padded with zeros.
         """
         batch, num_priors = len(loc_data), len(prior_data)
-        scores = conf_data.float().view(batch, num_priors, self.num_classes).transpose(1, 2)  # [B, C, P]
+        if batch == 0:
+            return loc_data.new_zeros(0, self.num_classes, self.top_k, 5, dtype=torch.float32)
+        scores = conf_data.float().reshape(batch, num_priors, self.num_classes).transpose(1, 2)  # [B, C, P]
         candidates = scores.masked_fill(~(scores > self.conf_thresh), 0.0)  # also takes out NaN
         candidates[:, self.background_label] = 0
 

@@ -26,10 +26,11 @@ class L2Norm(nn.Module):
 
     def forward(self, x):
         """x: [batch, n_channels, height, width] -> the same shape and dtype."""
-        # The norm is taken in float32: squares of half-precision activations overflow. Its gradient at an all-zero
-        # position (dead ReLUs, common early in training) is 0, where a square root written out would give NaN.
+        # The norm is taken in float32: squares of half-precision activations overflow.
         dtype = torch.float32 if x.dtype.itemsize < 4 else x.dtype
         norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=dtype) + self.eps
+        # All-zero positions (dead ReLUs, common early in training) have no direction: a gradient of 0, not of 20 / eps.
+        norm = norm.masked_fill(norm <= self.eps, torch.inf)
         return (x / norm * self.weight.view(1, -1, 1, 1)).to(x.dtype)
 
     def extra_repr(self):
