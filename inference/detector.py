@@ -10,6 +10,8 @@ from data.transforms import resize, to_input
 from inference.devices import choose_device, choose_precision
 from layers.functions import Detect
 
+LARGEST = 1e9  # pixels; a corner beyond that is no box's
+
 
 @dataclass(frozen=True)
 class Detections:
@@ -121,12 +123,14 @@ class Detector:
         """Detect's rows of one picture, [classes, top_k, 5] with corners as fractions -> Detections."""
         label, place = np.nonzero(rows[:, :, 0] > 0)
         rows = rows[label, place]
-        usable = np.isfinite(rows).all(axis=1)
-        rows, label = rows[usable], label[usable]
-        order = np.argsort(-rows[:, 0], kind="stable")
-        rows, label = rows[order], label[order].astype(np.int64) - 1
         height, width = shape[:2]
         limits = np.array([width, height, width, height], np.float32)
-        boxes = rows[:, 1:] * limits
+        with np.errstate(over="ignore", invalid="ignore"):
+            boxes = rows[:, 1:] * limits
+        # A network that was hardly trained has offsets whose exponential is next to infinity, or beyond.
+        usable = np.isfinite(rows).all(axis=1) & (np.abs(boxes) < LARGEST).all(axis=1)
+        boxes, rows, label = boxes[usable], rows[usable], label[usable]
+        order = np.argsort(-rows[:, 0], kind="stable")
+        boxes, rows, label = boxes[order], rows[order], label[order].astype(np.int64) - 1
         boxes = np.clip(boxes, 0, limits) if self.clip else boxes
         return Detections(boxes, rows[:, 0].copy(), label, [self.class_names[i] for i in label])

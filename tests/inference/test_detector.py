@@ -227,3 +227,12 @@ def test_cuda_agrees_with_the_cpu(lively, precision):
         if len(one):
             assert abs(len(one) - len(other)) <= 0.1 * len(one) + 2
             assert other.scores[0] == pytest.approx(one.scores[0], abs=tolerance)
+
+
+def test_corners_beyond_all_numbers_are_no_boxes(checkpoint):
+    detect = Detector(checkpoint, device="cpu", precision="float32", clip=False)
+    rows = np.zeros((detect.net.num_classes, 3, 5), np.float32)
+    rows[1] = [[0.9, -1e38, 0, 3e38, 1], [0.8, 0, 0, np.inf, 1], [0.7, -0.5, 0, 0.5, 1]]
+    found = detect._in_pixels(rows, (100, 200, 3))
+    np.testing.assert_array_equal(found.boxes, [[-100, 0, 100, 100]])
+    np.testing.assert_array_equal(found.scores, np.float32([0.7]))

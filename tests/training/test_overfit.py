@@ -1,10 +1,12 @@
 """A network that can't learn eight pictures by heart has a fault somewhere between picture and loss."""
 
+import os
 from pathlib import Path
 
 import cv2
 import imageio.v3 as imageio
 import pytest
+import torch
 from synthetic import write_annotation, write_split
 
 from train import get_args_parser, main
@@ -48,7 +50,17 @@ def eight_pictures(tmp_path):
     return folder
 
 
+@pytest.fixture
+def all_threads():
+    """This one test has real work for all cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("all_threads")
 def test_eight_pictures_are_learned_by_heart(eight_pictures, tmp_path, monkeypatch):
     monkeypatch.setenv("SSD_CACHE", str(tmp_path / "cache"))
     command = (
