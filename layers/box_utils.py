@@ -7,6 +7,9 @@ import torch
 from torchvision.ops import box_convert, box_iou
 from torchvision.ops import nms as torchvision_nms
 
+# Scales of the centre and size offsets; the same in every published SSD.
+VARIANCE = (0.1, 0.2)
+
 
 def point_form(boxes):
     """Centre-size form to corner form; [..., 4] -> [..., 4]."""

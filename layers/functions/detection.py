@@ -3,10 +3,7 @@
 import torch
 from torch import nn
 
-from ..box_utils import decode
-
-# Scales of the centre and size offsets; the same in every published SSD.
-VARIANCE = (0.1, 0.2)
+from ..box_utils import VARIANCE, decode
 
 
 class Detect(nn.Module):

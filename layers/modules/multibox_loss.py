@@ -5,9 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from ..box_utils import match_priors, targets_of_match
-
-VARIANCE = (0.1, 0.2)
+from ..box_utils import VARIANCE, match_priors, targets_of_match
 
 
 class MultiBoxLoss(nn.Module):
