@@ -90,7 +90,7 @@ def add_optimisation_arguments(parser):
     optim.add_argument(
         "--accumulate", type=int, default=1, metavar="K", help="compute a batch in K parts, to save memory"
     )
-    optim.add_argument("--schedule", choices=("step", "cosine", "constant"), default="step")
+    optim.add_argument("--schedule", choices=("step", "cosine", "onecycle", "constant"), default="step")
     optim.add_argument("--warmup", type=int, default=500, help="iterations of linear warm-up; 0: none")
     optim.add_argument("--low_resolution", type=int, metavar="SIZE", help="input of the run's first part, from scratch")
     optim.add_argument("--low_resolution_iter", type=int, default=0, metavar="N", help="length of that part")

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 
 from training.schedule import learning_rate
 
@@ -58,10 +59,29 @@ def test_cosine(warmup):
     assert all(a >= b for a, b in zip(falling, falling[1:], strict=False))
 
 
+@pytest.mark.parametrize("length", [10, 1000])
+def test_one_cycle_is_torchs(length):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    peer = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=0.02, total_steps=length, div_factor=25, final_div_factor=1e4
+    )
+    expected = []
+    for _ in range(length):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if len(expected) < length:
+            peer.step()
+    ours = [paper(i, schedule="onecycle", base_lr=0.02, max_iter=length) for i in range(length)]
+    # Torch turns at iteration 0.3 * length - 1, ours at 30 % of the way from the first to the last.
+    assert ours == pytest.approx(expected, abs=0.02 * 12 / length)
+    assert ours[0] == pytest.approx(expected[0])
+    assert ours[-1] == pytest.approx(expected[-1])
+
+
 def test_constant():
     assert {paper(i, schedule="constant", warmup=0) for i in (0, 90_000, 119_999)} == {1e-3}
 
 
 def test_other_names_are_refused():
-    with pytest.raises(ValueError, match="step, cosine or constant"):
+    with pytest.raises(ValueError, match="step, cosine, onecycle or constant"):
         paper(0, schedule="linear")
