@@ -95,11 +95,21 @@ def resolve(name_or_path=None):
     if entry is None or not _means_our_folder(path):
         return _existing(path)
     target = FOLDER / entry.name
-    if not target.is_file():
-        from .download import download
+    return target if target.is_file() else download(entry, FOLDER)
 
-        return download(entry, FOLDER)
-    return target
+
+def download(entry, folder=FOLDER, *, progress=True):
+    """Bring a catalogue entry's file into `folder`; returns its path.
+
+    It is resumed where an earlier run stopped, checked by size and sha256 as far as they are published, and takes its
+    name only when right. progress: show a bar where stderr is a terminal.
+
+    Raises:
+        InputError: it can't be had, in one line that says what to put where, and from which address.
+    """
+    from data.fetch import Remote, fetch
+
+    return fetch(Remote(entry.name, entry.address, size=entry.size, sha256=entry.sha256), folder, progress=progress)
 
 
 def _means_our_folder(path):

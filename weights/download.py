@@ -8,21 +8,7 @@ python -m weights.download vgg16_reducedfc.pth --folder /big/disk
 import argparse
 from pathlib import Path
 
-from weights.catalogue import CATALOGUE, FOLDER
-
-
-def download(entry, folder=FOLDER, *, progress=True):
-    """Bring a catalogue entry's file into `folder`; returns its path.
-
-    It is resumed where an earlier run stopped, checked by size and sha256 as far as they are published, and takes its
-    name only when right. progress: show a bar where stderr is a terminal.
-
-    Raises:
-        InputError: it can't be had, in one line that says what to put where, and from which address.
-    """
-    from data.fetch import Remote, fetch
-
-    return fetch(Remote(entry.name, entry.address, size=entry.size, sha256=entry.sha256), folder, progress=progress)
+from weights.catalogue import CATALOGUE, FOLDER, download
 
 
 def describe(entry):
