@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from data.augmentation import Window, distort, warp
 from data.config import RGB_MEANS
+from data.errors import InputError
 from data.transforms import to_input
 from weights.checkpoint import read_file, save_atomically
 
@@ -107,26 +108,41 @@ def pretrain_base(net, pictures, args, device, state_file):
         args: train.py's --crop_passes, --crop_size, --lr, --seed, --num_workers.
         device: torch device.
         state_file: written after each pass; where it exists the training goes on from it.
+
+    Raises:
+        InputError: there is no object to learn from, or the state is that of another network.
     """
     crops = ObjectCrops(pictures, args.crop_size, args.seed)
-    steps = len(crops) // BATCH_SIZE
+    if not len(crops):
+        raise InputError(f"--crop_passes: no training object is {MIN_SIDE} pixels wide and high; leave the flag out")
     model = CropClassifier(net).to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.05)
     first = 0
     if state_file.exists():
-        state = read_file(state_file)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["passes"]
+        first = _load_state(state_file, model, optimizer)
+        print(f"crops: going on from {state_file}, after pass {first}", flush=True)
     for number in range(first, args.crop_passes):
-        share = _one_pass(model, optimizer, crops, number, steps, args, device)
+        share = _one_pass(model, optimizer, crops, number, args, device)
         print(f"crops, pass {number + 1} of {args.crop_passes}: {share:.3f} classified right", flush=True)
         contents = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "passes": number + 1}
         save_atomically(contents, state_file)
 
 
-def _one_pass(model, optimizer, crops, number, steps, args, device):
-    """One pass over the crops; returns the share that was classified right."""
+def _load_state(path, model, optimizer):
+    """Load what pretrain_base wrote; returns the number of passes done. Raises InputError."""
+    state = read_file(path)
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        return state["passes"]
+    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: of another network or other classes; remove it to train on crops anew") from error
+
+
+def _one_pass(model, optimizer, crops, number, args, device):
+    """One pass over the crops, at least one batch; returns the share that was classified right."""
+    steps = max(1, len(crops) // BATCH_SIZE)  # a few objects come several times, each time another crop
+    torch.manual_seed(args.seed + number)  # for dropout: a pass is the same after an interruption
     positions = range(number * steps * BATCH_SIZE, (number + 1) * steps * BATCH_SIZE)
     loader = torch.utils.data.DataLoader(crops, BATCH_SIZE, sampler=positions, num_workers=args.num_workers)
     right = 0

@@ -90,12 +90,13 @@ class Log:
         self.file.flush()
 
     def scores(self, iteration, result):
-        """Write validation's mAP, and the AP of each class to TensorBoard."""
-        self.row(iteration, mAP=f"{result.mean_ap:.6f}")
-        self.board.add_scalar("val/mAP", result.mean_ap, iteration)
-        for name, ap in result.ap_by_class.items():
-            self.board.add_scalar(f"val_AP/{name}", ap, iteration)
-        self.bar.write(f"iteration {iteration}: val mAP {result.mean_ap:.4f}")
+        """Write validation's mAP (11 points), and the AP of each class to TensorBoard."""
+        self.row(iteration, mAP=f"{result.mean_ap_11:.6f}")
+        self.board.add_scalar("val/mAP", result.mean_ap_11, iteration)
+        for scored in result.classes:
+            if scored.objects:
+                self.board.add_scalar(f"val_AP/{scored.name}", scored.ap_11, iteration)
+        self.bar.write(f"iteration {iteration}: val mAP {result.mean_ap_11:.4f}")
         self.since = time.perf_counter()
 
     def pictures(self, iteration, grid):
@@ -115,12 +116,12 @@ def _open_table(path, first):
     if first and path.exists():
         with path.open(newline="") as file:
             kept = [row for row in csv.reader(file) if row and row[0].isdigit() and int(row[0]) <= first]
-    file = path.open("w", newline="")
-    rows = csv.writer(file)
-    rows.writerow(COLUMNS)
-    rows.writerows(kept)
-    file.flush()
-    return file, rows
+    unfinished = path.with_suffix(".csv.new")
+    with unfinished.open("w", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *kept])
+    unfinished.replace(path)  # whoever kills the run now finds the old table or the new one
+    file = path.open("a", newline="")
+    return file, csv.writer(file)
 
 
 def draw_curves(folder):

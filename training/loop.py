@@ -60,6 +60,9 @@ def _train(args, device, ranks):
     )
     if log_state is not None and first == log_state["iteration"]:
         log.restore(log_state)
+        if log_state.get("unscored"):
+            run.validate(first, log)
+            run.save(first, log)
 
     with stop_signals() as stop:
         for iteration, (batch, indices) in enumerate(run.batches(first), start=first):
@@ -70,10 +73,11 @@ def _train(args, device, ranks):
             ends = done == run.max_iter
             # Several ranks have to agree, which makes the host wait: only where it does so anyway.
             stopping = (ranks.world == 1 or done % args.print_every == 0) and any_rank(stop.requested, device)
-            if (done % args.eval_every == 0 or ends) and not stopping:
+            to_score = done % args.eval_every == 0 or ends
+            if to_score and not stopping:
                 run.validate(done, log)
             if done % args.save_every == 0 or ends or stopping:
-                run.save(done, log)
+                run.save(done, log, unscored=to_score and stopping)
             if stopping:
                 ranks.say(f"stopped by {stop.name} after iteration {done}; go on with --resume auto")
                 raise SystemExit(128 + stop.number)

@@ -63,7 +63,7 @@ def load_base(net, name, say):
             raise
         say(f"{error}; trying {FALLBACK_BASE} instead")
         path = resolve(FALLBACK_BASE)
-    loaded = plain_state_dict(read_file(path))
+    loaded = tensors_in(read_file(path))
     state = {key.removeprefix("features.").removeprefix("vgg."): value for key, value in loaded.items()}
     own = net.vgg.state_dict()
     fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
@@ -84,8 +84,7 @@ def load_fitting(net, name, say):
         InputError: the file is missing, broken, or nothing in it fits.
     """
     path = resolve(name)
-    contents = read_file(path)
-    state = plain_state_dict(contents.get("model", contents)) if isinstance(contents, dict) else {}
+    state = tensors_in(read_file(path))
     own = net.state_dict()
     fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
     if not any(key.startswith("vgg.") for key in fitting):
@@ -96,6 +95,15 @@ def load_fitting(net, name, say):
         say("the checkpoint has no BatchNorm (it is folded away when a network is saved): its layers start as identity")
     shown = [key for key in fresh if ".bn." not in key]
     say(f"loaded {len(fitting)} tensors of {path}; initialised anew: {', '.join(shown) or 'nothing'}")
+
+
+def tensors_in(contents):
+    """The state dict in what a file held (a checkpoint, a run's state, a bare state dict); empty where none is."""
+    state = contents.get("model", contents) if isinstance(contents, dict) else {}
+    state = state.get("state_dict", state) if isinstance(state, dict) else {}
+    if not isinstance(state, dict):
+        return {}
+    return {name: value for name, value in plain_state_dict(state).items() if isinstance(value, torch.Tensor)}
 
 
 def freeze_base(net, layers):
@@ -110,13 +118,21 @@ def build_optimizer(net, args, device):
     With `args.caffe_bias` biases learn at twice the rate and without decay, as in the paper's own code. AdamW never
     decays biases and normalisation.
     """
-    weights = [p for p in net.parameters() if p.requires_grad and p.dim() > 1]
-    vectors = [p for p in net.parameters() if p.requires_grad and p.dim() <= 1]
+    undecayed = args.caffe_bias or args.optimizer == "adamw"
+    learning = [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
+
+    def is_apart(name, parameter):  # the scales of L2Norm and BatchNorm are vectors, but no biases
+        return name.endswith(".bias") or (parameter.dim() <= 1 and args.optimizer == "adamw")
+
     groups = [
-        {"params": weights, "weight_decay": args.weight_decay, "lr_factor": 1.0},
         {
-            "params": vectors,
-            "weight_decay": 0.0 if args.caffe_bias or args.optimizer == "adamw" else args.weight_decay,
+            "params": [parameter for name, parameter in learning if not is_apart(name, parameter)],
+            "weight_decay": args.weight_decay,
+            "lr_factor": 1.0,
+        },
+        {
+            "params": [parameter for name, parameter in learning if is_apart(name, parameter)],
+            "weight_decay": 0.0 if undecayed else args.weight_decay,
             "lr_factor": 2.0 if args.caffe_bias else 1.0,
         },
     ]

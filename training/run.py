@@ -1,6 +1,7 @@
 """A training run: what it is made of, and one step of it."""
 
 import random
+import signal
 import sys
 from contextlib import contextmanager
 from copy import deepcopy
@@ -69,6 +70,8 @@ class Run:
     def resume(self):
         """Make everything ready for the first iteration; returns its number and the log's open sums (or None)."""
         args, net = self.args, self.net
+        if self.ranks.writes:
+            run_state.remove_unfinished(self.folder)
         path = run_state.find(args.resume, self.folder, self.ranks.say)
         if args.crop_passes and path is None:
             with one_line_errors():
@@ -140,11 +143,19 @@ class Run:
         return (torch.stack(sums).sum(dim=0) / n).unbind(), (conf_t > 0).sum()
 
     def validate(self, iteration, log):
-        """Score the network on the validation split, if there is one, and keep it where it is the best so far."""
+        """Score the network on the validation split, if there is one, and keep it where it is the best so far.
+
+        Raises:
+            InputError: a picture of the split can't be read; the state of the run is saved before.
+        """
         if self.validation is None:
             return
         net = self.network_to_keep
-        result = self.validation.score(net)
+        try:
+            result = self.validation.score(net)
+        except InputError as error:
+            self.save(iteration, log, unscored=True)
+            raise InputError(f"{error}; the run is saved, go on with --resume auto") from error
         log.scores(iteration, result)
         log.pictures(iteration, self.validation.grid(net))
         if result.mean_ap_11 > self.best:
@@ -152,9 +163,9 @@ class Run:
             info = replace(self.info, mAP=round(self.best, 4), mAP_on=self.validation.pictures.title)
             save_for_use(self.folder / "best.pth", net, info)
 
-    def save(self, iteration, log):
-        """Write the state of the run."""
-        open_sums = {"iteration": iteration, **log.state()}
+    def save(self, iteration, log, unscored=False):
+        """Write the state of the run; `unscored`: the validation that is due at this iteration hasn't been done."""
+        open_sums = {"iteration": iteration, "unscored": unscored, **log.state()}
         if self.ranks.writes:
             run_state.save(self, iteration, open_sums)
 
@@ -201,7 +212,17 @@ def build_loader(run, first):
         num_workers=args.num_workers,
         pin_memory=run.device.type == "cuda",
         prefetch_factor=4 if args.num_workers else None,
+        worker_init_fn=outlive_one_signal,
     )
+
+
+def outlive_one_signal(_):
+    """In a loader's worker: leave the first SIGTERM or Ctrl-C to the run, which saves its state before it ends.
+
+    Schedulers and terminals send them to all processes of a job, and torch ends a run that loses a worker.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
 def wrap(heads, args, ranks, device):

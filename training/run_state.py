@@ -9,6 +9,7 @@ from data.errors import InputError
 from weights.checkpoint import read_file, save_atomically
 
 NAME = re.compile(r"state_(\d+)\.pth")
+UNFINISHED = re.compile(r"\.(state_\d+|crops|best|ssd\d+_w\d+_final)\.pth\.\d+\.part")
 FORMAT = "ssd-run-1"
 
 
@@ -59,6 +60,13 @@ def load(path, net, average, optimizer, scaler):
         return state["iteration"], state["log"], state["best"]
     except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: the state of another network or run; give the flags it was started with") from error
+
+
+def remove_unfinished(folder):
+    """Remove the files that an earlier run of the folder was killed in the middle of writing."""
+    for path in Path(folder).glob(".*.part"):
+        if UNFINISHED.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def find(resume, folder, say):
