@@ -13,7 +13,7 @@ from layers.box_utils import decode, encode, jaccard, point_form
 
 def detect(loc, scores, priors, num_classes=21, top_k=200, conf_thresh=0.01, nms_thresh=0.45):
     """Detect, with a loop over pictures and classes and a loop over boxes in each NMS."""
-    output = torch.zeros(len(loc), num_classes, top_k, 5)
+    output = torch.zeros(len(loc), num_classes, top_k, 5, device=loc.device)
     for picture in range(len(loc)):
         boxes = decode(loc[picture], priors, (0.1, 0.2))
         for label in range(1, num_classes):
@@ -40,7 +40,7 @@ def _nms(boxes, scores, nms_thresh, top_k):
 def multibox_loss(loc, conf, priors, targets, num_classes=21):
     """The loss, with a loop over pictures for the matching and two sorts for the mining."""
     loc_t = torch.zeros_like(loc)
-    conf_t = torch.zeros(conf.shape[:2], dtype=torch.int64)
+    conf_t = torch.zeros(conf.shape[:2], dtype=torch.int64, device=loc.device)
     for picture, target in enumerate(targets):
         overlaps = jaccard(target[:, :4], point_form(priors))
         best_overlap, best_truth = overlaps.max(dim=0)
