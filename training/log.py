@@ -23,9 +23,10 @@ class Log:
         batch_size: over all ranks.
         paths: index of a picture -> its path, for the message on a loss that isn't finite.
         writes: False on all ranks but 0.
+        scored: whether the network of the first iteration has been validated, if it was to be.
     """
 
-    def __init__(self, folder, first, last, *, print_every, batch_size, paths, writes):
+    def __init__(self, folder, first, last, *, print_every, batch_size, paths, writes, scored=True):
         self.print_every, self.batch_size, self.paths, self.writes = print_every, batch_size, paths, writes
         self.pending = []  # (iteration, losses on the device, positives on the device, picture indices)
         self.sums = [0.0, 0.0, 0.0]
@@ -35,7 +36,7 @@ class Log:
         if writes:
             self.bar = tqdm(total=last, initial=first, unit="it", mininterval=5, dynamic_ncols=True)
             self.board = SummaryWriter(Path(folder) / "log", purge_step=first)
-            self.file, self.rows = _open_table(Path(folder) / "log.csv", first)
+            self.file, self.rows = _open_table(Path(folder) / "log.csv", first, scored)
 
     def state(self):
         """The sums of the row that isn't written yet, so that a resumed run writes the same rows."""
@@ -110,12 +111,17 @@ class Log:
             self.file.close()
 
 
-def _open_table(path, first):
-    """log.csv with the rows up to an iteration; later ones belong to what the interruption undid."""
+def _open_table(path, first, scored=True):
+    """log.csv with the rows up to an iteration; later ones belong to what the interruption undid.
+
+    scored: False where the interruption also undid the score of that very iteration.
+    """
     kept = []
     if first and path.exists():
         with path.open(newline="") as file:
-            kept = [row for row in csv.reader(file) if row and row[0].isdigit() and int(row[0]) <= first]
+            rows = [row for row in csv.reader(file) if len(row) == len(COLUMNS) and row[0].isdigit()]
+        undone = None if scored else (str(first), "")  # a score's row has no learning rate
+        kept = [row for row in rows if int(row[0]) <= first and (row[0], row[1]) != undone]
     unfinished = path.with_suffix(".csv.new")
     with unfinished.open("w", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *kept])

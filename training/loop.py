@@ -35,6 +35,8 @@ def check(args):
     for name in ("max_iter", "start_iter", "warmup", "crop_passes", "num_workers", "low_resolution_iter", "freeze"):
         if (getattr(args, name) or 0) < 0:
             raise InputError(f"--{name} {getattr(args, name)}: it must be 0 or more")
+    if args.crop_size < 16:
+        raise InputError(f"--crop_size {args.crop_size}: it must be 16 or more")
     if args.lr <= 0 or args.width <= 0 or args.max_expand < 1:
         raise InputError("--lr and --width must be greater than 0, and --max_expand 1 or more")
     world = int(os.environ.get("WORLD_SIZE", "1"))
@@ -57,12 +59,12 @@ def _train(args, device, ranks):
         batch_size=args.batch_size,
         paths=run.pictures.image_path,
         writes=ranks.writes,
+        scored=not (log_state or {}).get("unscored"),
     )
     if log_state is not None and first == log_state["iteration"]:
         log.restore(log_state)
         if log_state.get("unscored"):
             run.validate(first, log)
-            run.save(first, log)
 
     with stop_signals() as stop:
         for iteration, (batch, indices) in enumerate(run.batches(first), start=first):

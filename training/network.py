@@ -103,7 +103,8 @@ def tensors_in(contents):
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
     if not isinstance(state, dict):
         return {}
-    return {name: value for name, value in plain_state_dict(state).items() if isinstance(value, torch.Tensor)}
+    tensors = {name: value for name, value in state.items() if isinstance(name, str) and torch.is_tensor(value)}
+    return plain_state_dict(tensors)
 
 
 def freeze_base(net, layers):
@@ -118,26 +119,23 @@ def build_optimizer(net, args, device):
     With `args.caffe_bias` biases learn at twice the rate and without decay, as in the paper's own code. AdamW never
     decays biases and normalisation.
     """
-    undecayed = args.caffe_bias or args.optimizer == "adamw"
-    learning = [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
-
-    def is_apart(name, parameter):  # the scales of L2Norm and BatchNorm are vectors, but no biases
-        return name.endswith(".bias") or (parameter.dim() <= 1 and args.optimizer == "adamw")
-
+    adamw = args.optimizer == "adamw"
+    learning = [(name.endswith(".bias"), p) for name, p in net.named_parameters() if p.requires_grad]
+    biases = [p for is_bias, p in learning if is_bias]
+    scales = [p for is_bias, p in learning if not is_bias and p.dim() <= 1]  # of L2Norm and BatchNorm
+    weights = [p for is_bias, p in learning if not is_bias and p.dim() > 1]
+    decay = args.weight_decay
     groups = [
+        {"params": weights, "weight_decay": decay, "lr_factor": 1.0},
+        {"params": scales, "weight_decay": 0.0 if adamw else decay, "lr_factor": 1.0},
         {
-            "params": [parameter for name, parameter in learning if not is_apart(name, parameter)],
-            "weight_decay": args.weight_decay,
-            "lr_factor": 1.0,
-        },
-        {
-            "params": [parameter for name, parameter in learning if is_apart(name, parameter)],
-            "weight_decay": 0.0 if undecayed else args.weight_decay,
+            "params": biases,
+            "weight_decay": 0.0 if adamw or args.caffe_bias else decay,
             "lr_factor": 2.0 if args.caffe_bias else 1.0,
         },
     ]
     fused = device.type == "cuda"
-    if args.optimizer == "sgd":
+    if not adamw:
         return torch.optim.SGD(groups, args.lr, momentum=args.momentum, fused=fused)
     return torch.optim.AdamW(groups, args.lr, fused=fused)
 

@@ -145,16 +145,18 @@ class Run:
     def validate(self, iteration, log):
         """Score the network on the validation split, if there is one, and keep it where it is the best so far.
 
+        The state is saved before and after: scoring may take long, and a picture of the split may be unreadable.
+
         Raises:
-            InputError: a picture of the split can't be read; the state of the run is saved before.
+            InputError: a picture of the split can't be read.
         """
         if self.validation is None:
             return
+        self.save(iteration, log, unscored=True)
         net = self.network_to_keep
         try:
             result = self.validation.score(net)
         except InputError as error:
-            self.save(iteration, log, unscored=True)
             raise InputError(f"{error}; the run is saved, go on with --resume auto") from error
         log.scores(iteration, result)
         log.pictures(iteration, self.validation.grid(net))
@@ -162,6 +164,7 @@ class Run:
             self.best = result.mean_ap_11
             info = replace(self.info, mAP=round(self.best, 4), mAP_on=self.validation.pictures.title)
             save_for_use(self.folder / "best.pth", net, info)
+        self.save(iteration, log)
 
     def save(self, iteration, log, unscored=False):
         """Write the state of the run; `unscored`: the validation that is due at this iteration hasn't been done."""

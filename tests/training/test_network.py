@@ -56,6 +56,7 @@ def said():
     [
         b"no weights",
         {"layer1.weight": torch.zeros(3)},
+        {1: torch.zeros(3)},
         pytest.param({"model": 1, "state_dict": 2}, id="other dict"),
         pytest.param({"0.weight": 3, "vgg.0.weight": 3}, id="numbers"),
     ],
@@ -280,11 +281,9 @@ class TestOptimizer:
             if name not in names:
                 continue
             group, bias, vector = group_of[id(parameter)], name.endswith(".bias"), parameter.dim() == 1
-            if bias or not vector:  # of the scales, below
-                assert group["weight_decay"] == (0 if bias and (caffe_bias or kind == "adamw") else 0.1), name
-                assert group["lr_factor"] == (2 if bias and caffe_bias else 1), name
-            elif kind == "adamw":
-                assert group["weight_decay"] == 0, name
+            undecayed = kind == "adamw" if vector and not bias else bias and (caffe_bias or kind == "adamw")
+            assert group["weight_decay"] == (0 if undecayed else 0.1), name
+            assert group["lr_factor"] == (2 if bias and caffe_bias else 1), name
 
     def test_l2norms_scale_is_no_bias(self):
         net = make_net()

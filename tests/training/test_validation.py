@@ -223,3 +223,32 @@ def test_an_unreadable_picture_is_named(data, tmp_path):
         run(data, tmp_path / "run", "--max_iter 1")
     assert str(broken) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["score", "grid"])
+def test_death_within_a_validation_loses_and_doubles_nothing(data, tmp_path, scripted, monkeypatch, place):
+    """Before the score is logged, and after it: the resumed run ends with the log and state of a whole one."""
+    settings = "--max_iter 4 --eval_every 2 --save_every 3 --print_every 2"
+    scripted[:] = [0.25, 0.5]
+    run(data, tmp_path / "whole", settings)
+
+    class Death(BaseException):
+        pass
+
+    def die(*_):
+        raise Death
+
+    scripted[:] = [0.25]
+    with monkeypatch.context() as patch, pytest.raises(Death):
+        patch.setattr(validation.Validation, place, die)
+        run(data, tmp_path / "killed", settings)
+    assert [path.name for path in (tmp_path / "killed").glob("state_*.pth")] == ["state_2.pth"]
+    scripted[:] = [0.25, 0.5]
+    run(data, tmp_path / "killed", f"{settings} --resume auto")
+    logs = [(tmp_path / name / "log.csv").read_text().splitlines() for name in ("whole", "killed")]
+    whole, killed = ([row.rpartition(",")[0] for row in log] for log in logs)  # without the seconds
+    assert whole == killed
+    assert sum(row.startswith("2,,") for row in killed) == 1
+    states = [read_file(tmp_path / name / "state_4.pth") for name in ("whole", "killed")]
+    assert states[0]["log"] == states[1]["log"]
+    assert states[0]["best"] == states[1]["best"] == 0.5
