@@ -13,6 +13,10 @@ from ssd import build_ssd
 GOLDEN = Path(__file__).parent / "golden"
 
 
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="kill training runs 20 times each, not twice")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """Small tensors gain nothing from threads, and the test machine may be shared."""
