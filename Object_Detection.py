@@ -13,7 +13,7 @@ import argparse
 import signal
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
 
@@ -47,6 +47,7 @@ def main(args):
     with StopSignal() as stop:
         from data.errors import InputError
         from inference.display import Display, ask_for_display
+        from inference.pipeline import keep_freed_memory
 
         if not 0 <= args.threshold < 1:
             raise InputError(f"--threshold {args.threshold}: it must be at least 0 and below 1")
@@ -55,6 +56,7 @@ def main(args):
         if args.show:
             ask_for_display()
         source = find_input(args.input)
+        keep_freed_memory()
         run = run_pictures if is_for_pictures(source) else run_video
         run(args, source, stop, Display() if args.show else None)
     if stop.number:
@@ -142,6 +144,7 @@ def run_video(args, source, stop, display):
 
     from inference.camera import CameraReader
     from inference.encoding import check_target
+    from inference.pipeline import in_order, share_threads
     from inference.records import JsonLines, Tally
     from inference.video import VideoReader, VideoWriter
 
@@ -151,23 +154,33 @@ def run_video(args, source, stop, display):
     tally = Tally("decode", "network", "draw", "encode")
     with ExitStack() as opened:
         lines = opened.enter_context(JsonLines(args.json)) if args.json else None
-        reader = opened.enter_context(CameraReader(source) if camera else VideoReader(source))
+        reader = opened.enter_context(CameraReader(source) if camera else VideoReader(source, planar=True))
         detector, labels = load_detector(args)
         batch_size = args.batch_size or (1 if camera or detector.device.type == "cpu" else 16)
         writer = opened.enter_context(VideoWriter(target, reader.size, reader.rate, None if camera else reader))
         started = time.perf_counter()
+
+        def annotate(batch):
+            shown, frames = zip(*batch, strict=True)
+            return list(zip(shown, frames, detect_and_draw(detector, frames, labels, tally), strict=True))
+
+        if camera:  # one after the other: whatever waits would be shown late
+            annotated = map(annotate, batches(reader.timed(), batch_size))
+        else:
+            workers, threads = share_threads(detector.device)
+            tally.threads = {"decode": 1, "network": workers, "draw": workers, "encode": 1}
+            annotated = in_order(annotate, batches(reader.timed(), batch_size), workers, threads)
+            opened.enter_context(closing(annotated))
         with tqdm(total=reader.expected, unit="frame", dynamic_ncols=True) as bar:
-            for batch in batches(reader.timed(), batch_size):
-                shown, frames = zip(*batch, strict=True)
-                found = detect_and_draw(detector, frames, labels, tally)
-                for moment, frame, detections in zip(shown, frames, found, strict=True):
+            for batch in annotated:
+                for moment, frame, detections in batch:
                     if lines:
                         lines.write(detections, frame=tally.frames, time=round(moment, 6))
                     tally.add(detections)
                     writer.write(frame, moment)
                     if display:
-                        display.show(frame)
-                bar.update(len(frames))
+                        display.show(frame if camera else frame.rgb())
+                bar.update(len(batch))
                 if stop.number or (display and display.closed):
                     break
     tally.seconds.update(decode=reader.seconds, encode=writer.seconds)
@@ -239,9 +252,10 @@ def readable(paths, targets, tally):
 def detect_and_draw(detector, frames, labels, tally):
     """Detect in frames and draw into them what is found: a list of Detections, of the labels to keep."""
     from inference.drawing import draw_detections
+    from inference.pipeline import detect
 
     with tally.timing("network"):
-        found = detector(list(frames))
+        found = detect(detector, frames)
     with tally.timing("draw"):
         found = found if labels is None else [detections.of_classes(labels) for detections in found]
         for frame, detections in zip(frames, found, strict=True):

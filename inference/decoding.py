@@ -1,5 +1,6 @@
 """Read a video: VideoReader decodes in a process and a thread of its own, ahead of whoever uses the frames."""
 
+import os
 import queue
 import re
 import subprocess
@@ -10,10 +11,13 @@ from threading import Event, Thread
 import numpy as np
 
 from data.errors import InputError
-from inference.ffmpeg import SCALE_FLAGS, as_input, last_words, probe, start
+from inference.ffmpeg import MATRICES, SCALE_FLAGS, as_input, colour_filter, last_words, probe, start
+from inference.planar import PlanarFrame
 from inference.timing import Clock, choose_rate
 
 AHEAD = 96 * 2**20  # bytes of decoded frames that may wait
+PIPE = 2**20  # bytes that a pipe from or to ffmpeg holds: as many as Linux grants without asking
+UNKNOWN_MATRIX = "bt601"  # what ffmpeg takes where a file doesn't say how its colours are coded
 END = object()
 
 
@@ -22,12 +26,31 @@ def frames_ahead(frame_bytes):
     return int(min(max(AHEAD // frame_bytes, 2), 16))
 
 
+def ffmpeg_threads():
+    """Threads for one ffmpeg process: each holds frames of its own, and past eight decoding hardly gets faster."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return str(min(cores, 8))
+
+
+def widen(pipe):
+    """Let a pipe hold more than its 64 kB, so that a frame takes fewer turns between the processes; Linux only."""
+    try:
+        import fcntl
+
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE)
+    except (ImportError, AttributeError, OSError):
+        pass  # slower, that's all
+
+
 class VideoReader:
     """The frames of a video file, upright as a player shows them.
 
     Iterating yields uint8 RGB arrays [H, W, 3], each one's own memory; `timed()` yields (seconds, frame) with the time
     counted from the first frame. Both go through the video once. Use it as a context manager, or call close().
 
+    Args:
+        path: of the video.
+        planar: yield PlanarFrames instead, which are the pictures as the video keeps them.
     Attributes:
         size: (width, height) in pixels, after rotation.
         rate: Fraction, the constant frame rate to write this video with.
@@ -38,21 +61,24 @@ class VideoReader:
     Raises InputError where the file is missing, empty, not a video, or nothing of it decodes.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, *, planar=False):
         self.info = probe(path)
         self.path = self.info.path
+        self.planar = planar
         self.decoded = 0
         self.complete = False
         self.seconds = 0.0
         self._stopped = Event()
+        pixels = colour_filter(self.info.colours) if planar else f"scale={SCALE_FLAGS},format=rgb24"
         self._process = start(
             ["-nostdin", "-loglevel", "repeat+level+info", "-protocol_whitelist", "file,data,crypto"]
-            + ["-i", as_input(path), "-map", "0:V:0", "-fps_mode", "passthrough"]
-            + ["-vf", f"scale={SCALE_FLAGS},format=rgb24,showinfo=checksum=0", "-f", "rawvideo", "-"],
+            + ["-threads", ffmpeg_threads(), "-i", as_input(path), "-map", "0:V:0", "-fps_mode", "passthrough"]
+            + ["-vf", f"{pixels},showinfo=checksum=0", "-f", "rawvideo", "-"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
+        widen(self._process.stdout)
         self._log = DecoderLog(self._process.stderr)
         if not self._log.wait_for_first():
             self.close()
@@ -60,10 +86,16 @@ class VideoReader:
         self.size = self._log.size
         self.rate, self.constant = choose_rate(self.info.times, self.info.tick, self._log.rate)
         self.expected = self.info.expected
-        width, height = self.size
-        self._queue = queue.Queue(frames_ahead(width * height * 3))
+        self._queue = queue.Queue(frames_ahead(self._new_frame().nbytes))
         self._thread = Thread(target=self._decode, name="decode", daemon=True)
         self._thread.start()
+
+    def _new_frame(self):
+        """Memory for one frame."""
+        width, height = self.size
+        if self.planar:
+            return PlanarFrame(self.size, MATRICES.get(self.info.colours.matrix, UNKNOWN_MATRIX))
+        return np.empty((height, width, 3), np.uint8)
 
     @property
     def missing(self):
@@ -76,7 +108,7 @@ class VideoReader:
             yield frame
 
     def timed(self):
-        """Yield (seconds, frame): float from 0 and uint8 RGB [H, W, 3]."""
+        """Yield (seconds, frame): float from 0, and uint8 RGB [H, W, 3] or a PlanarFrame."""
         while not self.complete:
             item = self._queue.get()
             if isinstance(item, BaseException):
@@ -91,11 +123,10 @@ class VideoReader:
         """Move frames from the decoder to the queue (in a thread of its own)."""
         try:
             clock = Clock(float(1 / self.rate), self.info.late)
-            width, height = self.size
             while not self._stopped.is_set():
-                frame = np.empty((height, width, 3), np.uint8)
+                frame = self._new_frame()
                 started = time.perf_counter()
-                whole = read_into(self._process.stdout, frame)
+                whole = read_into(self._process.stdout, frame.data)
                 self.seconds += time.perf_counter() - started
                 if not whole:
                     break
@@ -137,9 +168,9 @@ class VideoReader:
         self.close()
 
 
-def read_into(stream, frame):
-    """Fill an array from a stream; False where it ends before."""
-    view, filled = memoryview(frame).cast("B"), 0
+def read_into(stream, buffer):
+    """Fill a buffer from a stream; False where it ends before."""
+    view, filled = memoryview(buffer).cast("B"), 0
     while filled < len(view):
         count = stream.readinto(view[filled:])
         if not count:

@@ -1,13 +1,12 @@
 """Detector: uint8 RGB frames of any size in, boxes in pixels with scores and names out."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
 
-from data.transforms import resize, to_input
-from inference.devices import choose_device, choose_precision
+from data.transforms import resize
+from inference.engines import choose
 from layers.functions import Detect
 
 LARGEST = 1e9  # pixels; a corner beyond that is no box's
@@ -42,50 +41,79 @@ class Detections:
 class Detector:
     """An SSD with all that belongs to it: preprocessing, channel order, device, precision, class names.
 
+    May be called from several threads at once.
+
     Args:
         weights: checkpoint, a path or a name of the catalogue; None takes the best that lies here (see weights/).
         device: "auto" (CUDA where there is one, else the CPU), "cpu", "cuda", "cuda:1", "mps".
-        precision: "float32", "bfloat16", "float16" or "auto": bfloat16 on CPUs and CUDA devices that compute in it,
-            float16 on other CUDA devices, else float32. Boxes and scores are computed in float32 from the network's
-            outputs in any case.
+        precision: "float32", "bfloat16", "float16", "int8" or "auto": bfloat16 on CPUs and CUDA devices that compute
+            in it, float16 on other CUDA devices, else float32. Boxes and scores are computed in float32 from the
+            network's outputs in any case. "int8" is for engine "openvino" and costs a little accuracy.
         threshold: least score of a detection.
         top_k: most detections of a class; as many enter non-maximum suppression.
         keep_top_k: most detections of a picture, over all classes; all unless given.
         clip: cut boxes to the picture; the published figures were measured on boxes as they come.
+        engine: what runs the network, "torch", or on the CPU "onnxruntime" (float32) or "openvino" (all but float16);
+            these two need requirements-engines.txt. They take as many threads as PyTorch is set to use.
+        calibration: for "int8", folder of pictures like those to come; frames of the bundled clip unless given.
     Attributes:
-        net, info (CheckpointInfo), class_names, device, dtype.
-    Raises InputError where the checkpoint can't be used, or there is no such device.
+        net, info (CheckpointInfo), class_names, device, dtype (torch.int8 for "int8"), engine.
+    Raises InputError where the checkpoint can't be used, there is no such device, or a package is missing.
     """
 
     def __init__(
-        self, weights=None, device="auto", precision="auto", threshold=0.6, top_k=200, *, keep_top_k=None, clip=True
+        self,
+        weights=None,
+        device="auto",
+        precision="auto",
+        threshold=0.6,
+        top_k=200,
+        *,
+        keep_top_k=None,
+        clip=True,
+        engine="torch",
+        calibration=None,
     ):
         from weights.catalogue import resolve
         from weights.checkpoint import load_network
 
-        device = choose_device(device)  # before the weights: a wrong device must not wait for a download
-        self._set_up(*load_network(resolve(weights)), device, precision, threshold, top_k, keep_top_k, clip)
+        choice = choose(engine, device, precision, calibration)  # before the weights: it mustn't wait for a download
+        self._set_up(*load_network(resolve(weights)), choice, threshold, top_k, keep_top_k, clip)
 
     @classmethod
     def of_network(
-        cls, net, info, device="cpu", precision="auto", threshold=0.6, top_k=200, *, keep_top_k=None, clip=True
+        cls,
+        net,
+        info,
+        device="cpu",
+        precision="auto",
+        threshold=0.6,
+        top_k=200,
+        *,
+        keep_top_k=None,
+        clip=True,
+        engine="torch",
+        calibration=None,
     ):
         """A Detector of a network at hand (an SSD without BatchNorm, taken over) and its CheckpointInfo."""
         detector = cls.__new__(cls)
-        detector._set_up(net, info, choose_device(str(device)), precision, threshold, top_k, keep_top_k, clip)
+        choice = choose(engine, str(device), precision, calibration)
+        detector._set_up(net, info, choice, threshold, top_k, keep_top_k, clip)
         return detector
 
-    def _set_up(self, net, info, device, precision, threshold, top_k, keep_top_k, clip):
+    def _set_up(self, net, info, choice, threshold, top_k, keep_top_k, clip):
         if not 0 <= threshold < 1:
             raise ValueError(f"threshold must lie in [0, 1), not {threshold}")
         self.info = info
         self.clip = clip
-        self.device = device
-        self.dtype = choose_precision(precision, device)
+        self.device = choice.device
+        self.dtype = choice.dtype
+        self.engine = choice.engine
         self.class_names = tuple(self.info.class_names)
         # The priors stay in float32: half precision can't tell neighbouring cells apart.
         self._priors = net.priors.to(self.device, torch.float32)
-        self.net = net.to(self.device, self.dtype, memory_format=torch.channels_last)
+        self._run = choice.make(net, info)
+        self.net = net
         self._detect = Detect(
             net.num_classes,
             top_k=top_k,
@@ -95,7 +123,7 @@ class Detector:
             keep_top_k=keep_top_k,
         )
 
-    @cached_property
+    @property
     def size(self):
         """Side of the network's input in pixels."""
         return self.info.config.min_dim
@@ -112,11 +140,8 @@ class Detector:
         for frame in frames:
             if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
                 raise ValueError(f"a frame is uint8 RGB [H, W, 3], not {frame.dtype} {list(frame.shape)}")
-        small = torch.from_numpy(np.stack([resize(frame, self.size) for frame in frames]))
-        # Bytes cross over to the device, a quarter of what float32 would be; everything else happens there.
-        pictures = to_input(small.to(self.device), self.info.channel_order, self.dtype)
-        loc, conf = self.net.raw(pictures)
-        found = self._detect(loc.float(), conf.float().softmax(dim=-1), self._priors).cpu().numpy()
+        loc, conf = self._run(np.stack([resize(frame, self.size) for frame in frames]))
+        found = self._detect(loc, conf.softmax(dim=-1), self._priors).cpu().numpy()
         return [self._in_pixels(rows, frame.shape) for rows, frame in zip(found, frames, strict=True)]
 
     def _in_pixels(self, rows, shape):

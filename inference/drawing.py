@@ -6,6 +6,8 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from inference.canvas import canvas_of
+
 # Steady colours (RGB) for the first classes, far from each other and from the greens and browns of photographs; later
 # classes go round the colour circle by the golden ratio.
 PALETTE = [(255, 56, 56), (255, 204, 153), (255, 178, 29), (140, 82, 255), (72, 249, 10), (255, 149, 200), (0, 96, 255)]
@@ -44,48 +46,40 @@ def draw_detections(frame, detections):
     """Draw boxes and labels into a frame, in place.
 
     Args:
-        frame: uint8 RGB [H, W, 3].
+        frame: uint8 RGB [H, W, 3], or a PlanarFrame.
         detections: Detections, the boxes in pixels of this frame. Where boxes overlap, the better score lies on top.
     """
     if not len(detections.boxes):
         return
-    canvas = frame if frame.flags.c_contiguous else np.ascontiguousarray(frame)
+    straight = not isinstance(frame, np.ndarray) or frame.flags.c_contiguous
+    canvas = canvas_of(frame if straight else np.ascontiguousarray(frame), label_patch)
     height, width = canvas.shape[:2]
     line = max(round(max(height, width) / 480), 2)
     size = text_size(height, width)
     corners = np.rint(np.clip(detections.boxes, 0, [width - 1, height - 1] * 2)).astype(int).tolist()
+    colours = [class_colour(label) for label in detections.labels.tolist()]
+    scores = detections.scores.tolist()
     order = np.argsort(detections.scores, kind="stable").tolist()
     for i in order:
-        draw_box(canvas, corners[i], class_colour(int(detections.labels[i])), line)
+        canvas.box(corners[i], colours[i], line)
     taken = np.empty((len(order), 4), int)
     labels = []
     for i in reversed(order):  # the best scores choose their place first
-        text = f"{detections.names[i]} {detections.scores[i]:.2f}"
-        patch = label_patch(text, size, class_colour(int(detections.labels[i])))
+        label = canvas.label(f"{detections.names[i]} {scores[i]:.2f}", size, colours[i])
         place = place_label(
-            canvas.shape, patch.shape, corners[i], line, taken[: len(labels)] if len(labels) < CROWD else taken[:0]
+            canvas.shape, label.shape, corners[i], line, taken[: len(labels)] if len(labels) < CROWD else taken[:0]
         )
         taken[len(labels)] = place
-        labels.append((patch, place))
-    for patch, (x1, y1, x2, y2) in reversed(labels):
-        canvas[y1:y2, x1:x2] = patch[: y2 - y1, : x2 - x1]
-    if canvas is not frame:
-        frame[...] = canvas
+        labels.append((label, place))
+    for label, place in reversed(labels):
+        canvas.paste(label, place)
+    if not straight:
+        frame[...] = canvas.frame
 
 
 def text_size(height, width):
     """Height of the letters' line in pixels: grows with the picture, but more slowly."""
     return max(round(0.012 * max(height, width) + 5), 12)
-
-
-def draw_box(canvas, corners, colour, line):
-    """A rectangle just inside its corners, with a dark hairline around it that sets it off from any background."""
-    x1, y1, x2, y2 = corners
-    inset = line // 2
-    first = (min(x1 + inset, x2), min(y1 + inset, y2))
-    last = (max(x2 - inset, x1), max(y2 - inset, y1))
-    cv2.rectangle(canvas, first, last, (16, 16, 16), line + 2)
-    cv2.rectangle(canvas, first, last, colour, line)
 
 
 def place_label(picture, label, corners, line, taken):
@@ -103,14 +97,10 @@ def place_label(picture, label, corners, line, taken):
     within = [(left, inside), (right, inside)]
     small = y2 - y1 < 3 * high or x2 - x1 < wide  # a label within would hide what it names
     places = around + within if small else around[:1] + within[:1] + around[1:] + within[1:]
-    places = [(x, y) for x, y in places if 0 <= y <= height - high] or [(left, inside)]
-    for x, y in places:
-        apart = (taken[:, 0] >= x + wide) | (taken[:, 2] <= x) | (taken[:, 1] >= y + high) | (taken[:, 3] <= y)
-        if apart.all():
-            break
-    else:
-        x, y = places[0]
-    return [x, y, x + wide, y + high]
+    places = np.array([(x, y) for x, y in places if 0 <= y <= height - high] or [(left, inside)])
+    places = np.hstack([places, places + [wide, high]])
+    overlapping = (places[:, None, :2] < taken[:, 2:]) & (taken[:, :2] < places[:, None, 2:])  # [places, taken, 2]
+    return places[overlapping.all(axis=2).any(axis=1).argmin()].tolist()  # the first free one, else the first
 
 
 @lru_cache(maxsize=1024)

@@ -13,8 +13,9 @@ from threading import Thread
 import numpy as np
 
 from data.errors import InputError
-from inference.decoding import frames_ahead
-from inference.ffmpeg import HD_COLOURS, as_input, colour_filter, last_words, start
+from inference.decoding import ffmpeg_threads, frames_ahead, widen
+from inference.ffmpeg import HD_COLOURS, as_input, colour_filter, colour_tags, last_words, start
+from inference.planar import PlanarFrame
 from inference.sound import add_sound
 
 # Container of each suffix that holds H.264, in ffmpeg's names.
@@ -33,7 +34,8 @@ class VideoWriter:
         path: target; .mp4, .m4v, .mov or .mkv.
         size: (width, height) of the frames in pixels. An odd side is padded by one pixel (said in `notes`).
         rate: frames a second, a Fraction or what makes one.
-        source: the VideoReader whose frames these are: its sound, colours and pixel shape are kept.
+        source: the VideoReader whose frames these are: its sound, colours and pixel shape are kept. Where that gives
+            PlanarFrames, these are written, else RGB arrays.
     Attributes:
         frames: pictures written, repeats included. seconds: time spent waiting for the encoder.
         notes: one-line remarks for the user.
@@ -45,6 +47,7 @@ class VideoWriter:
         self.size = tuple(size)
         self.rate = Fraction(rate)
         self.source = source
+        self.planar = source is not None and source.planar
         self.frames = 0
         self.seconds = 0.0
         self.notes = []
@@ -58,27 +61,31 @@ class VideoWriter:
             even = f"{width + width % 2}x{height + height % 2}"
             self.notes.append(f"{width}x{height} is written as {even}: H.264 takes even sides, the last pixel repeats")
         self._start(self.temporary())
-        self._queue = queue.Queue(frames_ahead(width * height * 3))
+        self._queue = queue.Queue(frames_ahead(width * height * 3 // (2 if self.planar else 1)))
         self._thread = Thread(target=self._encode, name="encode", daemon=True)
         self._thread.start()
 
     def _start(self, target):
         """Start the encoder process on a temporary file."""
         width, height = (side + side % 2 for side in self.size)
-        filters = colour_filter(self.source.info.colours if self.source else HD_COLOURS)
+        say = colour_tags if self.planar else colour_filter
+        filters = say(self.source.info.colours if self.source else HD_COLOURS)
         if self.source and self.source.info.pixel_aspect != "1:1":
             wide, high = self.source.info.pixel_aspect.split(":")
             turned = round(self.source.info.rotation / 90) % 2
             filters += f",setsar={high}/{wide}" if turned else f",setsar={wide}/{high}"
         self._process = start(
-            ["-y", "-loglevel", "error", "-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", f"{width}x{height}"]
+            ["-y", "-loglevel", "error", "-f", "rawvideo", "-pixel_format", "yuv420p" if self.planar else "rgb24"]
+            + ["-video_size", f"{width}x{height}"]
             + ["-framerate", str(self.rate), "-i", "pipe:0", "-vf", filters, "-fps_mode", "passthrough"]
-            + ["-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-movflags", "+faststart"]
+            + ["-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-threads", ffmpeg_threads()]
+            + ["-movflags", "+faststart"]
             + ["-f", CONTAINERS[self.path.suffix.lower()], as_input(target)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
+        widen(self._process.stdin)
         self._log = []
         self._listener = Thread(target=lambda: self._log.extend(self._process.stderr), daemon=True)
         self._listener.start()
@@ -90,21 +97,29 @@ class VideoWriter:
         return path
 
     def write(self, frame, shown=None):
-        """Write one frame: uint8 RGB [H, W, 3]; don't change it afterwards.
+        """Write one frame: uint8 RGB [H, W, 3], or a PlanarFrame; don't change it afterwards.
 
         shown: seconds from the first frame. Where frames come at a variable rate, the one before is repeated for as
         long as it is to be seen; none is ever left out. Without it, frames follow each other at the constant rate.
         """
-        if frame.dtype != np.uint8 or frame.shape != (self.size[1], self.size[0], 3):
-            raise ValueError(
-                f"frame is {frame.dtype} {frame.shape}, not uint8 [{self.size[1]}, {self.size[0]}, 3] as announced"
-            )
-        if any(self._padding):
-            frame = np.pad(frame, ((0, self._padding[0]), (0, self._padding[1]), (0, 0)), "edge")
+        frame = self._checked(frame)
         if shown is not None and self._last is not None:
             self._fill(shown)
         self._put(frame)
         self._last = frame
+
+    def _checked(self, frame):
+        """The frame with even sides. Raises ValueError unless it is of the announced kind and size."""
+        announced = self.size[1], self.size[0], 3
+        planar = isinstance(frame, PlanarFrame)
+        if planar != self.planar or frame.shape != announced or not (planar or frame.dtype == np.uint8):
+            kind, wanted = "planar" if planar else frame.dtype, "planar" if self.planar else "uint8"
+            raise ValueError(f"frame is {kind} {list(frame.shape)}, not {wanted} {list(announced)} as announced")
+        if self.planar:
+            return frame.padded() if any(self._padding) else frame
+        if any(self._padding):
+            return np.pad(frame, ((0, self._padding[0]), (0, self._padding[1]), (0, 0)), "edge")
+        return np.ascontiguousarray(frame)
 
     def _fill(self, until):
         """Repeat the last frame up to the place of a moment given in seconds."""
@@ -128,7 +143,7 @@ class VideoWriter:
                 continue
             started = time.perf_counter()
             try:
-                self._process.stdin.write(np.ascontiguousarray(frame).data)
+                self._process.stdin.write(frame.data)
             except OSError:
                 failed = True
                 self._process.wait()

@@ -284,11 +284,16 @@ TRANSFERS |= {"smpte2084", "arib-std-b67"}
 
 
 def colour_filter(colours):
-    """ffmpeg filters that turn RGB into yuv420p of these colours, and say so in the file."""
+    """ffmpeg filters that turn whatever comes into yuv420p of these colours, and say so in the file."""
     scale = f"scale={SCALE_FLAGS}:out_range=tv"
     if colours.matrix:
         scale += f":out_color_matrix={MATRICES[colours.matrix]}"
+    return f"{scale},format=yuv420p,{colour_tags(colours)}"
+
+
+def colour_tags(colours):
+    """ffmpeg filter that only says that the pictures have these colours."""
     tags = (colours.range, colours.matrix, colours.primaries, colours.transfer)
     names = ("range", "colorspace", "color_primaries", "color_trc")
     said = ":".join(f"{name}={tag or 'unknown'}" for name, tag in zip(names, tags, strict=True))
-    return f"{scale},format=yuv420p,setparams={said}"
+    return f"setparams={said}"

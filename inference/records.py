@@ -4,6 +4,7 @@ import json
 import time
 from collections import Counter
 from contextlib import contextmanager
+from threading import Lock
 
 from data.errors import InputError
 from inference.encoding import check_writable, grant_usual_permissions, temporary_beside
@@ -54,12 +55,19 @@ class JsonLines:
 
 
 class Tally:
-    """Counts what a run found and what it took."""
+    """Counts what a run found and what it took. Stages may be timed from several threads.
+
+    Attributes:
+        frames, objects (a Counter by class), seconds (by stage, summed over the threads that work on it).
+        threads: {stage: number of threads} where the stages run at the same time; empty where they take turns.
+    """
 
     def __init__(self, *stages):
         self.frames = 0
         self.objects = Counter()
         self.seconds = dict.fromkeys(stages, 0.0)
+        self.threads = {}
+        self._lock = Lock()
 
     @contextmanager
     def timing(self, stage):
@@ -68,12 +76,18 @@ class Tally:
         try:
             yield
         finally:
-            self.seconds[stage] += time.perf_counter() - started
+            with self._lock:
+                self.seconds[stage] += time.perf_counter() - started
 
     def add(self, detections):
         """Count one frame."""
         self.frames += 1
         self.objects.update(detections.names)
+
+    @property
+    def slowest(self):
+        """The stage that the others wait for, where they run at the same time: its threads have the most to do."""
+        return max(self.threads, key=lambda stage: self.seconds[stage] / self.threads[stage])
 
     def lines(self, elapsed, noun="frame"):
         """The summary, as lines of text. elapsed: seconds by the clock on the wall."""
@@ -84,5 +98,13 @@ class Tally:
         return [
             f"{self.frames} {plural} in {elapsed:.1f} s ({self.frames / max(elapsed, 1e-9):.1f} a second)",
             f"objects: {found}",
-            f"milliseconds a {noun}: {stages}",
+            f"milliseconds a {noun}: {stages}{self._overlap()}",
         ]
+
+    def _overlap(self):
+        """How the stages' times are to be read, where they don't add up to the run's."""
+        if not self.threads:
+            return ""
+        shared = " and ".join(stage for stage, count in self.threads.items() if count > 1)
+        how = f" ({shared} on {max(self.threads.values())} threads)" if shared else ""
+        return f"; they overlap{how}, the slowest is {self.slowest}"

@@ -5,16 +5,20 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from lively import lively_checkpoint
 from media import decode, header, make_flashes, make_video, packets, rate_of
 from tiny import DOG_BOX, DOG_SCORE, make_checkpoint
 
 import Object_Detection
 from data.errors import InputError
+from inference import Detections
 from inference.pictures import read_picture, write_picture
 
 SCRIPT = Path(__file__).parents[1] / "Object_Detection.py"
@@ -91,6 +95,45 @@ def test_a_video(tmp_path, run, capsys):
     assert all(stage in said.out for stage in ("decode", "network", "draw", "encode"))
     assert str(tmp_path / "output.mp4") in said.out
     assert "20/20" in said.err
+
+
+def test_threads_change_nothing_but_the_pace(tmp_path, run, capsys):
+    """The same lines and the same video, to the bit, whether one thread looks at the frames or three do."""
+    weights = lively_checkpoint(tmp_path / "lively.pth")
+    make_video(tmp_path / "in.mp4", "320x240", frames=24)
+    given, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            run("in.mp4", "--json", "found.jsonl", "--trained_model", weights, "--threshold", 0.05)
+            results.append((Path("found.jsonl").read_bytes(), Path("output.mp4").read_bytes()))
+            said = capsys.readouterr().out
+            assert "they overlap" in said
+            assert ("network and draw on 3 threads" in said) == (threads == 3)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(given)
+    assert results[0] == results[1]
+    assert len({str(line["detections"]) for line in lines_of("found.jsonl")}) == 24  # no frame is like another
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_failure_between_the_frames_ends_the_run(tmp_path, run, monkeypatch, batch_size):
+    calls = []
+
+    def detect(detector, frames):
+        calls.append(frames)
+        if len(calls) == 3:
+            raise InputError("the network is out of order")
+        time.sleep(0.01)
+        return [Detections(np.empty((0, 4)), np.empty(0), np.empty(0, int), [])] * len(frames)
+
+    monkeypatch.setattr("inference.pipeline.detect", detect)
+    make_video(tmp_path / "in.mp4", frames=40)
+    with pytest.raises(InputError, match="out of order"):
+        run("in.mp4", "--batch_size", batch_size, "--json", "found.jsonl")
+    assert names(tmp_path) == ["in.mp4"]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("work", "decode", "encode"))]
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,17 @@ from media import (
 )
 
 from data.errors import InputError
+from inference.decoding import AHEAD, frames_ahead
+from inference.planar import PlanarFrame
 from inference.video import VideoReader, VideoWriter
 
 
-def copy_video(source, target, stop_after=None):
+BOTH_WAYS = pytest.mark.parametrize("planar", [False, True], ids=["RGB", "planar"])
+
+
+def copy_video(source, target, stop_after=None, planar=True):
     """Read a video and write what was read; the reader and the writer, closed."""
-    with VideoReader(source) as reader, VideoWriter(target, reader.size, reader.rate, reader) as writer:
+    with VideoReader(source, planar=planar) as reader, VideoWriter(target, reader.size, reader.rate, reader) as writer:
         for shown, frame in reader.timed():
             writer.write(frame, shown)
             if reader.decoded == stop_after:
@@ -48,6 +53,42 @@ def test_frames_are_those_that_ffmpeg_decodes(tmp_path):
     np.testing.assert_array_equal(np.stack(frames), decode(path, (96, 64)))
 
 
+@pytest.mark.parametrize("size", [(96, 64), (65, 49)])
+def test_planar_frames_are_those_that_ffmpeg_decodes(tmp_path, size):
+    """To the bit: nothing is converted."""
+    extra = ["-c:v", "ffv1", "-pix_fmt", "yuv420p"]
+    path = make_video(tmp_path / "in.mkv", f"{size[0]}x{size[1]}", frames=4, extra=extra, source="testsrc")
+    raw = ffmpeg("-i", path, "-f", "rawvideo", "-")
+    with VideoReader(path, planar=True) as reader:
+        assert reader.size == size
+        assert b"".join(frame.data.tobytes() for frame in reader) == raw
+
+
+@pytest.mark.parametrize(
+    ("pixels", "tags", "matrix"),
+    [
+        ("yuv420p", "range=tv:colorspace=bt709", "bt709"),
+        ("yuv420p", "range=pc:colorspace=smpte170m", "bt601"),
+        ("yuv422p10", "range=tv:colorspace=bt2020nc", "bt2020"),
+        ("yuv444p", "range=tv", "bt601"),
+        ("bgr0", "range=pc", "bt709"),
+    ],
+)
+def test_planar_frames_have_the_colours_of_rgb_ones(tmp_path, pixels, tags, matrix):
+    """On flat patches, whatever the file holds."""
+    path = tmp_path / "in.mkv"
+    patches = "geq=lum='60+20*floor(X/16)':cb='104+12*floor(Y/16)':cr='150-10*mod(floor(X/16)+floor(Y/16),4)'"
+    extent = "pc" if "pc" in tags else "tv"
+    filters = f"format=yuv444p,{patches},scale=in_range=tv:out_range={extent},format={pixels},setparams={tags}"
+    ffmpeg("-f", "lavfi", "-i", "nullsrc=s=96x64:r=25", "-vf", filters, "-frames:v", 2, "-c:v", "ffv1", path)
+    with VideoReader(path) as plain, VideoReader(path, planar=True) as planar:
+        for one, other in zip(plain, planar, strict=True):
+            assert other.matrix == matrix
+            difference = np.abs(other.rgb() - one.astype(int))[8::16, 8::16]
+            assert difference.max() <= 2
+            assert np.ptp(one[8::16, 8::16], axis=(0, 1)).min() > 60  # there are colours to confuse
+
+
 @pytest.mark.parametrize(
     ("rate", "suffix"),
     [
@@ -69,13 +110,14 @@ def test_rate_and_number_of_frames_stay(tmp_path, rate, suffix):
     assert not writer.notes
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize(
     ("size", "even"), [((193, 145), (194, 146)), ((192, 145), (192, 146)), ((193, 144), (194, 144))]
 )
-def test_an_odd_side_grows_by_one_pixel_and_no_more(tmp_path, size, even):
+def test_an_odd_side_grows_by_one_pixel_and_no_more(tmp_path, size, even, planar):
     codec = ["-c:v", "ffv1", "-pix_fmt", "yuv444p"]
     path = make_video(tmp_path / "in.mkv", "x".join(map(str, size)), extra=codec, frames=3, source="testsrc")
-    reader, writer = copy_video(path, tmp_path / "out.mp4")
+    reader, writer = copy_video(path, tmp_path / "out.mp4", planar=planar)
     assert reader.size == size
     assert len(writer.notes) == 1
     assert f"{even[0]}x{even[1]}" in writer.notes[0]
@@ -91,12 +133,13 @@ def test_an_even_size_stays(tmp_path, size):
     assert not writer.notes
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("angle", [90, 180, 270])
-def test_a_rotated_video_is_upright(tmp_path, angle):
+def test_a_rotated_video_is_upright(tmp_path, angle, planar):
     stored = make_video(tmp_path / "stored.mp4", "96x64", frames=3)
     path = tmp_path / "in.mp4"
     ffmpeg("-display_rotation", angle, "-i", stored, "-c", "copy", path)
-    reader, _ = copy_video(path, tmp_path / "out.mp4")
+    reader, _ = copy_video(path, tmp_path / "out.mp4", planar=planar)
     size = (96, 64) if angle == 180 else (64, 96)
     assert reader.size == size
     turned = np.rot90(decode(stored, (96, 64)), angle // 90, axes=(1, 2))
@@ -113,8 +156,9 @@ def test_pixels_keep_their_shape(tmp_path, turn, shape):
     assert f"SAR {shape}" in header(tmp_path / "out.mp4")
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("name", ["bt709", "smpte170m", "bt2020nc", None])
-def test_colours_do_not_shift(tmp_path, name):
+def test_colours_do_not_shift(tmp_path, name, planar):
     """The luma and chroma of flat patches come out as they went in, and are labelled alike."""
     tags = f"setparams=range=tv:colorspace={name}:color_primaries=bt709:color_trc=bt709" if name else "null"
     patches = (
@@ -122,7 +166,7 @@ def test_colours_do_not_shift(tmp_path, name):
     )
     path = tmp_path / "in.mkv"
     ffmpeg("-f", "lavfi", "-i", f"{patches},{tags}", "-frames:v", 3, "-c:v", "ffv1", path)
-    copy_video(path, tmp_path / "out.mp4")
+    copy_video(path, tmp_path / "out.mp4", planar=planar)
 
     def planes(video):
         raw = ffmpeg("-i", video, "-frames:v", 1, "-f", "rawvideo", "-pix_fmt", "yuv420p", "-")
@@ -324,6 +368,25 @@ def test_an_encoder_that_dies_is_reported(tmp_path):
 def test_a_wrong_frame_is_refused(tmp_path, frame):
     with pytest.raises(ValueError, match="not uint8"), VideoWriter(tmp_path / "out.mp4", (64, 48), 25) as writer:
         writer.write(frame)
+
+
+@pytest.mark.parametrize("planar", [False, True])
+def test_a_frame_of_the_other_kind_is_refused(tmp_path, planar):
+    frames = PlanarFrame((64, 48), "bt601"), np.zeros((48, 64, 3), np.uint8)
+    with (
+        VideoReader(make_video(tmp_path / "in.mp4"), planar=planar) as reader,
+        pytest.raises(ValueError, match="as announced"),
+        VideoWriter(tmp_path / "out.mp4", (64, 48), 25, reader) as writer,
+    ):
+        writer.write(frames[planar])
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 48), (1920, 1080), (3840, 2160), (7680, 4320)])
+@pytest.mark.parametrize("planar", [False, True])
+def test_waiting_frames_are_bounded_in_bytes(width, height, planar):
+    size = PlanarFrame((width, height), "bt601").nbytes if planar else width * height * 3
+    assert 2 <= frames_ahead(size) <= 16
+    assert frames_ahead(size) * size <= max(AHEAD, 2 * size)
 
 
 def bad_file(folder, kind):
