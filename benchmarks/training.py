@@ -18,7 +18,7 @@ from inference.devices import choose_precision
 from layers import MultiBoxLoss, PriorBox
 from layers.modules.multibox_loss import matched_priors
 from ssd import build_ssd
-from training.network import Heads, build_optimizer
+from training.network import Heads, build_optimizer, training_memory_format
 from training.samples import MatchedBatch, RunBatches, TrainingSamples
 
 PLAIN_SGD = SimpleNamespace(weight_decay=5e-4, caffe_bias=False, optimizer="sgd", lr=1e-6, momentum=0.9)
@@ -138,12 +138,13 @@ def loop_cases(device, precision, batch=128, steps=20):
 
 def our_training(device, precision, criterion):
     """A step as train.py takes it: a function of pictures uint8 RGB [B, 300, 300, 3] and what they were matched to."""
-    net = build_ssd("train").to(device, memory_format=torch.channels_last)
+    memory_format = training_memory_format(device, precision, width=1)
+    net = build_ssd("train").to(device, memory_format=memory_format)
     optimizer, heads = build_optimizer(net, PLAIN_SGD, device), Heads(net)
 
     def train(pictures, loc_t, conf_t):
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            loc, conf = heads(to_input(pictures))
+            loc, conf = heads(to_input(pictures, memory_format=memory_format))
         loss_l, loss_c = criterion.sums(loc, conf, loc_t, conf_t)
         ((loss_l + loss_c) / matched_priors(conf_t)).backward()
         optimizer.step()

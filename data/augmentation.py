@@ -6,6 +6,7 @@ source picture to the network's input, and the colours are changed on that small
 not on the filling. A picture expanded to sixteen times its area never exists.
 """
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -173,15 +174,29 @@ def warp(image, window, size, fill):
     Returns:
         uint8 [size, size, 3].
     """
+    # OpenCV warps four channels in less than half the time of three. Only what the window sees gets its fourth.
+    seen, left, top = _seen(image, window)
+    seen = cv2.cvtColor(seen, cv2.COLOR_BGR2BGRA)
     # From a pixel's centre in the result to the source's pixel coordinates, in which centres are whole numbers.
     step_x, step_y = window.width / size, window.height / size
-    start_x, start_y = window.x + step_x / 2 - 0.5, window.y + step_y / 2 - 0.5
+    start_x, start_y = window.x - left + step_x / 2 - 0.5, window.y - top + step_y / 2 - 0.5
     if window.mirrored:
         start_x, step_x = start_x + step_x * (size - 1), -step_x
     matrix = np.array([[step_x, 0, start_x], [0, step_y, start_y]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    colour = tuple(float(value) for value in np.rint(fill))
-    return cv2.warpAffine(image, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=colour)
+    colour = (*(float(value) for value in np.rint(fill)), 0.0)
+    result = cv2.warpAffine(seen, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=colour)
+    return cv2.cvtColor(result, cv2.COLOR_BGRA2BGR)
+
+
+def _seen(image, window):
+    """The part of a picture that a window sees, at least a pixel and one more around it; and its left and top."""
+    height, width = image.shape[:2]
+    left, top = (
+        min(max(math.floor(start) - 2, 0), extent - 1) for start, extent in ((window.x, width), (window.y, height))
+    )
+    right, bottom = math.ceil(window.x + window.width) + 2, math.ceil(window.y + window.height) + 2
+    return image[top : max(bottom, top + 1), left : max(right, left + 1)], left, top
 
 
 def picture_region(window, width, height, size):
@@ -235,7 +250,7 @@ def distort(image, rng, channel_shuffle=0.5):
     image = _shift_hue(image, saturation, hue)
     if not contrast_first:
         image = _scale_and_shift(image, contrast, 0.0)
-    return image if order is None else image[:, :, order]
+    return image if order is None else cv2.merge([cv2.extractChannel(image, int(channel)) for channel in order])
 
 
 def _scale_and_shift(image, scale, shift):

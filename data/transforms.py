@@ -24,22 +24,22 @@ def resize(image, size):
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if strong else cv2.INTER_LINEAR)
 
 
-def to_input(pictures, channel_order="RGB", dtype=torch.float32):
+def to_input(pictures, channel_order="RGB", dtype=torch.float32, memory_format=torch.channels_last):
     """Turn resized pictures into the network's input, on the device that they lie on.
 
     Args:
         pictures: uint8 RGB [B, size, size, 3].
         channel_order: "RGB" or "BGR", as the checkpoint expects it.
-        dtype: of the result.
+        dtype, memory_format: of the result.
 
     Returns:
-        [B, 3, size, size] in channels_last memory format: minus the mean (123, 117, 104), not divided by anything.
+        [B, 3, size, size]: minus the mean (123, 117, 104), not divided by anything.
     """
     x = pictures.permute(0, 3, 1, 2)  # a view in channels_last already
     x = x.float() - torch.tensor(RGB_MEANS, dtype=torch.float32, device=x.device).view(1, 3, 1, 1)
     if channel_order == "BGR":
         x = x.flip(1)
-    return x.to(dtype).contiguous(memory_format=torch.channels_last)
+    return x.to(dtype).contiguous(memory_format=memory_format)
 
 
 class BaseTransform:

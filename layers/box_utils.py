@@ -4,7 +4,7 @@ Corner form is (x1, y1, x2, y2), centre-size form is (cx, cy, w, h); both in fra
 """
 
 import torch
-from torchvision.ops import box_convert, box_iou
+from torchvision.ops import box_convert
 from torchvision.ops import nms as torchvision_nms
 
 # Scales of the centre and size offsets; the same in every published SSD.
@@ -22,8 +22,17 @@ def center_size(boxes):
 
 
 def jaccard(box_a, box_b):
-    """Jaccard overlap (intersection over union) of each pair: corners [A, 4] and [B, 4] -> [A, B]."""
-    return box_iou(box_a, box_b)
+    """Jaccard overlap (intersection over union) of each pair: corners [A, 4] and [B, 4] -> [A, B].
+
+    NaN where both boxes are without area.
+    """
+    # Coordinate by coordinate: each step runs along [B] in memory, and what it makes is used up in place.
+    a, b = box_a[:, None].unbind(-1), box_b.t().contiguous().unbind()  # x1, y1, x2, y2: [A, 1] and [B]
+    width = torch.minimum(a[2], b[2]).sub_(torch.maximum(a[0], b[0])).clamp_(min=0)
+    height = torch.minimum(a[3], b[3]).sub_(torch.maximum(a[1], b[1])).clamp_(min=0)
+    intersection = width.mul_(height)
+    areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
+    return intersection / areas.sub_(intersection)
 
 
 def encode(matched, priors, variances):
@@ -31,15 +40,15 @@ def encode(matched, priors, variances):
 
     Args:
         matched: corners [..., P, 4], the box of each prior.
-        priors: centre-size [P, 4].
+        priors: centre-size [P, 4] (or [..., P, 4]).
         variances: (centre, size) scales of the offsets.
 
     Returns:
         [..., P, 4]: (cx, cy, w, h) offsets. A box without area has an infinite one.
     """
     boxes = center_size(matched)
-    centre = (boxes[..., :2] - priors[:, :2]) / (variances[0] * priors[:, 2:])
-    size = torch.log(boxes[..., 2:] / priors[:, 2:]) / variances[1]
+    centre = (boxes[..., :2] - priors[..., :2]) / (variances[0] * priors[..., 2:])
+    size = torch.log(boxes[..., 2:] / priors[..., 2:]) / variances[1]
     return torch.cat([centre, size], dim=-1)
 
 
@@ -166,7 +175,10 @@ def targets_of_match(truths, labels, truth_of_prior, positive, priors, variances
     """
     if truths.shape[1] == 0:
         return truths.new_zeros(*positive.shape, 4), positive.long()
-    matched = truths.gather(1, truth_of_prior[..., None].expand(-1, -1, 4))
-    loc_t = encode(matched, priors, variances).masked_fill(~positive[..., None], 0.0)
-    conf_t = (labels.long().gather(1, truth_of_prior) + 1).masked_fill(~positive, 0)
+    loc_t = truths.new_zeros(*positive.shape, 4)
+    conf_t = torch.zeros_like(truth_of_prior)
+    picture, prior = positive.nonzero(as_tuple=True)  # one prior in a hundred: only these are worth encoding
+    truth = truth_of_prior[picture, prior]
+    loc_t[picture, prior] = encode(truths[picture, truth], priors[prior], variances)
+    conf_t[picture, prior] = labels[picture, truth].long() + 1
     return loc_t, conf_t

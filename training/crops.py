@@ -17,6 +17,7 @@ from data.errors import InputError
 from data.transforms import to_input
 from weights.checkpoint import read_file, save_atomically
 
+from .network import training_memory_format
 from .samples import Shuffle
 from .schedule import learning_rate
 
@@ -105,7 +106,7 @@ def pretrain_base(net, pictures, args, device, state_file):
     Args:
         net: an SSD on `device`.
         pictures: the training data set.
-        args: train.py's --crop_passes, --crop_size, --lr, --seed, --num_workers.
+        args: train.py's --crop_passes, --crop_size, --lr, --seed, --num_workers, --width.
         device: torch device.
         state_file: written after each pass; where it exists the training goes on from it.
 
@@ -115,7 +116,8 @@ def pretrain_base(net, pictures, args, device, state_file):
     crops = ObjectCrops(pictures, args.crop_size, args.seed)
     if not len(crops):
         raise InputError(f"--crop_passes: no training object is {MIN_SIDE} pixels wide and high; leave the flag out")
-    model = CropClassifier(net).to(device, memory_format=torch.channels_last).train()
+    memory_format = training_memory_format(device, torch.float32, args.width)
+    model = CropClassifier(net).to(device, memory_format=memory_format).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.05)
     first = 0
     if state_file.exists():
@@ -157,7 +159,7 @@ def _one_pass(model, optimizer, crops, number, args, device):
         for group in optimizer.param_groups:
             group["lr"] = rate
         images, labels = (tensor.to(device) for tensor in batch)
-        scores = model(to_input(images))
+        scores = model(to_input(images, memory_format=training_memory_format(device, torch.float32, args.width)))
         F.cross_entropy(scores, labels, label_smoothing=0.1).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -26,7 +26,7 @@ from .crops import pretrain_base
 from .datasets import training_pictures
 from .log import draw_curves
 from .low_resolution import priors_at
-from .network import Heads, averaged, build_network, build_optimizer, freeze_base
+from .network import Heads, averaged, build_network, build_optimizer, freeze_base, training_memory_format
 from .samples import InMemory, InputSize, MatchedBatch, NoAugmentation, RunBatches, Subset, TrainingSamples
 from .schedule import learning_rate
 from .validation import Validation
@@ -64,7 +64,9 @@ class Run:
         if args.val_split and ranks.writes:
             self.validation = Validation(args.dataset, args.dataset_root, args.val_split, self.info, device)
 
-        self.net = build_network(args, config, len(class_names) + 1, ranks.say).to(device)
+        self.memory_format = training_memory_format(device, self.precision, args.width)
+        net = build_network(args, config, len(class_names) + 1, ranks.say)
+        self.net = net.to(device, memory_format=self.memory_format)
         self.criterion = MultiBoxLoss(self.net.num_classes, variance=config.variance)
 
     def resume(self):
@@ -76,6 +78,7 @@ class Run:
         if args.crop_passes and path is None:
             with one_line_errors():
                 pretrain_base(net, self.pictures, args, self.device, self.folder / "crops.pth")
+            net.to(memory_format=self.memory_format)  # crops are learned in float32, and may lie otherwise
         self._train_mode()
         self.average = averaged(net, args.ema)
         self.optimizer = build_optimizer(net, args, self.device)
@@ -128,7 +131,7 @@ class Run:
         parts = (tensor.chunk(self.args.accumulate) for tensor in batch)
         for part_images, part_loc_t, part_conf_t in zip(*parts, strict=True):
             with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-                loc, conf = self.heads(to_input(part_images))
+                loc, conf = self.heads(to_input(part_images, memory_format=self.memory_format))
             loss_l, loss_c = self.criterion.sums(loc, conf, part_loc_t, part_conf_t)
             self.scaler.scale((loss_l + loss_c) / n).backward()
             sums.append(torch.stack([loss_l.detach(), loss_c.detach()]))

@@ -5,6 +5,7 @@ augmented with a generator seeded by (seed, p). So neither the number of workers
 network sees: resuming at iteration i means starting at p = i * batch size.
 """
 
+import cv2
 import numpy as np
 import torch
 
@@ -57,7 +58,7 @@ class TrainingSamples(torch.utils.data.Dataset):
         self.augmentation.rng = np.random.default_rng((self.seed, position))
         self.augmentation.size = self.size_at(position)
         image, boxes, labels = self.augmentation(image, target[:, :4], target[:, 4])
-        image = np.ascontiguousarray(image[:, :, ::-1])
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         return torch.from_numpy(image), torch.from_numpy(np.column_stack([boxes, labels]).astype(np.float32)), index
 
 

@@ -55,7 +55,9 @@ def pictures_of(count):
 
 
 def settings(**changes):
-    return SimpleNamespace(**{"crop_passes": 2, "crop_size": SIZE, "lr": 3e-3, "seed": 0, "num_workers": 0, **changes})
+    return SimpleNamespace(
+        **{"crop_passes": 2, "crop_size": SIZE, "lr": 3e-3, "seed": 0, "num_workers": 0, "width": 0.05, **changes}
+    )
 
 
 def small_net(classes=3, width=0.05):
