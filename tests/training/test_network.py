@@ -10,7 +10,15 @@ from data import voc
 from data.errors import InputError
 from ssd import build_ssd
 from training import network
-from training.network import averaged, build_network, build_optimizer, freeze_base, load_base, load_fitting
+from training.network import (
+    averaged,
+    build_network,
+    build_optimizer,
+    freeze_base,
+    load_base,
+    load_fitting,
+    training_memory_format,
+)
 from weights.checkpoint import CheckpointInfo, save_checkpoint
 
 WIDTH = 0.05
@@ -174,7 +182,6 @@ class TestBuild:
         net = self.build(said)
         assert any(key.endswith("bn.weight") for key in net.state_dict())
         assert said == ["base: initialised, with BatchNorm; extra layers and heads: initialised"]
-        assert net.vgg[2].weight.is_contiguous(memory_format=torch.channels_last)
 
     def test_from_a_checkpoint(self, said, tmp_path):
         trained = make_net(seed=3)
@@ -183,6 +190,20 @@ class TestBuild:
         net = self.build(said, basenet="never asked for", finetune=str(path))
         assert torch.equal(net.conf[0].weight, trained.conf[0].weight)
         assert said == [f"loaded {len(trained.state_dict())} tensors of {path}; initialised anew: nothing"]
+
+
+class TestMemoryFormat:
+    @pytest.mark.parametrize(
+        ("device", "precision", "width", "expected"),
+        [
+            ("cpu", torch.float32, 1.0, torch.contiguous_format),
+            ("cpu", torch.float32, 0.25, torch.channels_last),
+            ("cpu", torch.bfloat16, 1.0, torch.channels_last),
+            ("cuda", torch.float32, 1.0, torch.channels_last),
+        ],
+    )
+    def test_only_a_wide_network_on_a_cpu_in_float32_lies_otherwise(self, device, precision, width, expected):
+        assert training_memory_format(torch.device(device), precision, width) == expected
 
 
 class TestFinetune:
