@@ -35,7 +35,9 @@ def get_args_parser():
     add("--threshold", type=float, default=0.6, help="least score of a detection, default 0.6")
     add("--classes", nargs="+", metavar="NAME", help="only these classes, as in --classes dog person")
     add("--device", default="auto", help="auto (CUDA where there is one), cpu, cuda or mps")
-    add("--precision", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
+    add("--precision", default="auto", choices=["auto", "float32", "bfloat16", "float16", "int8"])
+    add("--engine", default="torch", help="torch, or on a CPU openvino or onnxruntime (requirements-engines.txt)")
+    add("--calibration", metavar="DIR", help="pictures to quantise with, for --engine openvino --precision int8")
     add("--batch_size", type=int, help="frames a pass of the network, default 1 on a CPU and for a camera, else 16")
     add("--json", metavar="FILE", help="also write one JSON line a frame: index, time in seconds, detections")
     add("--show", action="store_true", help="also show the frames in a window")
@@ -118,16 +120,19 @@ def load_detector(args):
     from data.errors import InputError
     from inference import Detector
 
-    detector = Detector(args.trained_model, device=args.device, precision=args.precision, threshold=args.threshold)
+    detector = Detector(
+        args.trained_model,
+        device=args.device,
+        precision=args.precision,
+        threshold=args.threshold,
+        engine=args.engine,
+        calibration=args.calibration,
+    )
     info = detector.info
     quality = f"mAP {info.mAP:.3f}" if info.mAP is not None else "mAP unknown"
     quality += f" on {info.mAP_on}" if info.mAP is not None and info.mAP_on else ""
     better = "" if info.path.name == Path(BEST).name else f"; for .774 on VOC2007 test: --trained_model {BEST}"
-    precision = str(detector.dtype).removeprefix("torch.")
-    print(
-        f"network: {info.path.name}, SSD{detector.size}, {len(detector.class_names)} classes, {quality}, "
-        f"on {detector.device} in {precision}{better}"
-    )
+    print(f"network: {detector.description}; {quality}{better}")
     if not args.classes:
         return detector, None
     known = {name.lower(): label for label, name in enumerate(detector.class_names)}

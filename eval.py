@@ -45,7 +45,9 @@ def get_args_parser():
     how.add_argument("--num_workers", type=int, default=2, help="threads that read pictures (%(default)s)")
     how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (%(default)s)")
     how.add_argument("--cuda", type=true_or_false, default=True, metavar="True|False", help="False: stay on the CPU")
-    how.add_argument("--precision", default="auto", help="auto, float32, bfloat16, float16 (%(default)s)")
+    how.add_argument("--precision", default="auto", help="auto, float32, bfloat16, float16, int8 (%(default)s)")
+    how.add_argument("--engine", default="torch", help="torch, or on a CPU openvino, onnxruntime (%(default)s)")
+    how.add_argument("--calibration", metavar="DIR", help="pictures to quantise with, for openvino in int8")
     out = parser.add_argument_group("what is written")
     out.add_argument("--save_folder", default="eval", metavar="DIR", help="for the report (%(default)s)")
     out.add_argument(
@@ -140,9 +142,11 @@ def run_detector(args, pictures):
         top_k=args.top_k,
         keep_top_k=args.keep_top_k,
         clip=False,  # as 77.43 was measured
+        engine=args.engine,
+        calibration=args.calibration,
     )
     info, device, precision = detector.info, str(detector.device), str(detector.dtype).removeprefix("torch.")
-    print(f"network: {path.name}, {info.config.name}, {len(detector.class_names)} classes, on {device} in {precision}")
+    print(f"network: {detector.description}")
     detections, rate = detect_pictures(
         detector, pictures.paths, read_picture, batch_size=args.batch_size, num_workers=args.num_workers
     )
@@ -156,6 +160,7 @@ def run_detector(args, pictures):
         "channel_order": info.channel_order,
         "trained_with": info.trained_with,
         "device": device,
+        "engine": detector.engine,
         "precision": precision,
         "pictures_per_second": round(rate, 2),
     }

@@ -1,6 +1,7 @@
 """The network with Detect, against torchvision's SSD300 and against the machine's limit; and the preprocessing."""
 
 import math
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -8,9 +9,11 @@ from torchvision.models.detection import ssd300_vgg16
 
 from benchmarks.measure import Case
 from data import VOC_CLASSES, BaseTransform, voc
+from data.errors import InputError
 from data.transforms import resize, to_input
 from inference import Detector
 from inference.devices import choose_precision
+from inference.engines import choose
 from ssd import build_ssd
 from weights.checkpoint import CheckpointInfo
 
@@ -65,6 +68,16 @@ def engines(device):
     yield "torch", "float32"
     if choose_precision("auto", device) != torch.float32:
         yield "torch", "auto"
+    if device.type == "cpu":
+        for engine, precision in (("onnxruntime", "float32"), ("openvino", "auto"), ("openvino", "int8")):
+            with suppress(InputError):  # requirements-engines.txt isn't installed
+                choose(engine, "cpu", precision)
+                yield engine, precision
+
+
+def fastest(device):
+    """The engine and precision that take the least time here, as far as it is installed."""
+    return list(engines(device))[-1]
 
 
 def paper_network(device, engine, precision):

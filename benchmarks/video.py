@@ -3,6 +3,7 @@
 import contextlib
 import io
 import tempfile
+from itertools import product
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ import numpy as np
 import Object_Detection
 from benchmarks import course
 from benchmarks.measure import Case
+from benchmarks.network import fastest
 from inference import Detections
 from inference.drawing import draw_detections
 from inference.video import VideoReader, VideoWriter
@@ -62,11 +64,14 @@ def whole(settings, folder):
     paper = folder / "paper.pth"
     save_checkpoint(paper, build_ssd("test"), CheckpointInfo())
     frames = sum(1 for _ in imageio.get_reader(clip))
-    for name, weights in (("the embedded network", EMBEDDED), ("width 1", paper)):
+    ways = dict.fromkeys((("torch", "auto"), fastest(settings.device)))
+    for name, weights, way in (
+        (*network, way) for network in (("embedded", EMBEDDED), ("width 1", paper)) for way in ways
+    ):
         net, _ = load_network(weights, phase="train")
         yield Case(
-            f"whole video {Path(clip).name}, {name}, a frame",
-            lambda weights=weights: detect_objects(clip, folder / "ours.mp4", weights, settings.device),
+            f"video {Path(clip).name}, {name}, {way[0]}, {way[1]}, a frame",
+            lambda weights=weights, way=way: detect_objects(clip, folder / "ours.mp4", weights, settings.device, way),
             lambda net=net: course.run(net, clip, folder / "peer.mp4"),
             "a course script's way (no sound), on the CPU",
             frames,
@@ -74,9 +79,10 @@ def whole(settings, folder):
         )
 
 
-def detect_objects(clip, target, weights, device):
-    """Run the script, without its words."""
+def detect_objects(clip, target, weights, device, way):
+    """Run the script, without its words. way: (engine, precision)."""
     command = [clip, "--output", str(target), "--trained_model", str(weights), "--device", str(device)]
+    command += ["--engine", way[0], "--precision", way[1]]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         Object_Detection.main(Object_Detection.get_args_parser().parse_args(command))
 

@@ -128,6 +128,15 @@ class Detector:
         """Side of the network's input in pixels."""
         return self.info.config.min_dim
 
+    @property
+    def description(self):
+        """What runs, and on what, in a few words for the user."""
+        precision = str(self.dtype).removeprefix("torch.")
+        engine = "" if self.engine == "torch" else f" by {self.engine}"
+        classes = f"{len(self.class_names)} classes"
+        name = self.info.path.name if self.info.path else "a network without a file"
+        return f"{name}, {self.info.config.name}, {classes}, on {self.device} in {precision}{engine}"
+
     @torch.inference_mode()
     def __call__(self, frames):
         """Detect in a batch of frames.

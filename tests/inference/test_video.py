@@ -23,7 +23,6 @@ from inference.decoding import AHEAD, frames_ahead
 from inference.planar import PlanarFrame
 from inference.video import VideoReader, VideoWriter
 
-
 BOTH_WAYS = pytest.mark.parametrize("planar", [False, True], ids=["RGB", "planar"])
 
 
