@@ -65,9 +65,7 @@ def whole(settings, folder):
     save_checkpoint(paper, build_ssd("test"), CheckpointInfo())
     frames = sum(1 for _ in imageio.get_reader(clip))
     ways = dict.fromkeys((("torch", "auto"), fastest(settings.device)))
-    for name, weights, way in (
-        (*network, way) for network in (("embedded", EMBEDDED), ("width 1", paper)) for way in ways
-    ):
+    for (name, weights), way in product((("embedded", EMBEDDED), ("width 1", paper)), ways):
         net, _ = load_network(weights, phase="train")
         yield Case(
             f"video {Path(clip).name}, {name}, {way[0]}, {way[1]}, a frame",
