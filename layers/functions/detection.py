@@ -5,6 +5,8 @@ from torch import nn
 
 from ..box_utils import VARIANCE, decode
 
+TILE = 64  # boxes of a class that are compared with all better ones at a time, on a CPU
+
 
 class Detect(nn.Module):
     """Decode the boxes, and keep the best of each class after non-maximum suppression (section 2 of the paper).
@@ -115,6 +117,9 @@ def _suppress(boxes, scores, nms_thresh):
     nothing changes arrives at the greedy answer: after n rounds all boxes are right whose chain of suppressors is
     shorter than n, so the fixed point is unique, and real pictures reach it in a few rounds.
 
+    On a CPU the boxes take their turn in tiles, best first: what lies in earlier tiles is settled then, worse boxes
+    aren't compared with better ones a second time, and the pairs of a tile fit into the cache.
+
     Args:
         boxes: corners [R, K, 4], best first.
         scores: [R, K]; 0 marks an empty place.
@@ -123,32 +128,51 @@ def _suppress(boxes, scores, nms_thresh):
     Returns:
         bool [R, K].
     """
-    suppresses = _overlapping_worse(boxes, nms_thresh)
     present = scores > 0
-    kept = present
-    for _ in range(boxes.shape[1]):
-        suppressors = torch.bmm(kept[:, None, :].to(suppresses.dtype), suppresses)[:, 0]  # number of kept, better boxes
-        before, kept = kept, present & (suppressors == 0)
+    kept = present.clone()
+    size = boxes.shape[1] if boxes.is_cuda else TILE
+    for start in range(0, boxes.shape[1], size):
+        end = start + size
+        suppresses = _overlapping(boxes[:, :end], boxes[:, start:end], nms_thresh)  # [R, end, tile]
+        free = present[:, start:end] & ~_any_of(kept[:, :start], suppresses[:, :start])
+        kept[:, start:end] = _settle(free, suppresses[:, start:].triu(diagonal=1))
+    return kept
+
+
+def _settle(free, suppresses):
+    """The fixed point within a tile.
+
+    Args:
+        free: bool [R, T], no box of an earlier tile suppresses these.
+        suppresses: float32 [R, T, T], whether the first box is better and overlaps the second too much.
+    """
+    kept = free
+    for _ in range(free.shape[1]):
+        before, kept = kept, free & ~_any_of(kept, suppresses)
         if torch.equal(before, kept):
             break
     return kept
 
 
-def _overlapping_worse(boxes, nms_thresh):
-    """For each box, which worse ones overlap it too much: corners [R, K, 4], best first -> 0 or 1, float32 [R, K, K].
+def _any_of(kept, suppresses):
+    """Whether any kept box suppresses: bool [R, N] and float32 [R, N, T] -> bool [R, T]."""
+    return torch.bmm(kept[:, None].to(suppresses.dtype), suppresses)[:, 0] > 0
+
+
+def _overlapping(boxes, others, nms_thresh):
+    """Which pairs overlap too much: corners [R, N, 4] and [R, T, 4] -> 0 or 1, float32 [R, N, T].
 
     Written out rather than taken from torchvision's box_iou, as these few million pairs are most of Detect's time: the
     work is done in place, one coordinate at a time, and without a division.
     """
-    x1, y1, x2, y2 = boxes.unbind(dim=-1)
-    intersection = _common_length(x1, x2).mul_(_common_length(y1, y2))
-    area = (x2 - x1) * (y2 - y1)
+    x1, y1, x2, y2 = boxes[..., None].unbind(dim=2)  # [R, N, 1]
+    u1, v1, u2, v2 = others[:, None].unbind(dim=3)  # [R, 1, T]
+    intersection = _common_length(x1, x2, u1, u2).mul_(_common_length(y1, y2, v1, v2))
     # intersection / union > t, with union = both areas - intersection
-    bound = (area[:, :, None] + area[:, None, :]).mul_(nms_thresh / (1 + nms_thresh))
-    return (intersection > bound).triu_(diagonal=1).to(torch.float32)
+    bound = ((x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1)).mul_(nms_thresh / (1 + nms_thresh))
+    return (intersection > bound).to(torch.float32)
 
 
-def _common_length(first, last):
-    """Length of the intersection of all pairs of intervals: [R, K] -> [R, K, K]."""
-    start = torch.maximum(first[:, :, None], first[:, None, :])
-    return torch.minimum(last[:, :, None], last[:, None, :]).sub_(start).clamp_(min=0)
+def _common_length(first, last, other_first, other_last):
+    """Length of the intersection of all pairs of intervals: [R, N, 1] and [R, 1, T] -> [R, N, T]."""
+    return torch.minimum(last, other_last).sub_(torch.maximum(first, other_first)).clamp_(min=0)
