@@ -109,8 +109,11 @@ def load_fitting(net, name, say):
 
 
 def tensors_in(contents):
-    """The state dict in what a file held (a checkpoint, a run's state, a bare state dict); empty where none is."""
-    state = contents.get("model", contents) if isinstance(contents, dict) else {}
+    """The state dict in what a file held (a checkpoint, a run's state, a bare state dict); empty where none is.
+
+    Of a run that averages its weights (--ema) the average, as that is what the run is scored by.
+    """
+    state = contents.get("average") or contents.get("model", contents) if isinstance(contents, dict) else {}
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
     if not isinstance(state, dict):
         return {}

@@ -213,11 +213,15 @@ class TestFinetune:
             save_checkpoint(path, net, CheckpointInfo(voc, ("a", "b", "c"), WIDTH))
         elif kind == "bare":
             saved(net.state_dict(), path)
+        elif kind == "averaged run state":
+            mean = averaged(net, 0.99)
+            state = {"format": "ssd-run-1", "model": make_net(seed=5).state_dict(), "average": mean.state_dict()}
+            saved(state, path)
         else:
             saved({"format": "ssd-run-1", "iteration": 7, "model": net.state_dict(), "average": None}, path)
         return path
 
-    @pytest.mark.parametrize("kind", ["checkpoint", "bare", "run state"])
+    @pytest.mark.parametrize("kind", ["checkpoint", "bare", "run state", "averaged run state"])
     def test_heads_of_another_class_count_are_initialised_anew(self, kind, tmp_path, said):
         trained, net = make_net(seed=3), make_net(classes=7)
         before = {key: value.clone() for key, value in net.state_dict().items()}
