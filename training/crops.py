@@ -100,7 +100,7 @@ class CropClassifier(nn.Module):
         return self.classifier(F.dropout(x.mean(dim=(2, 3)), 0.2, self.training))
 
 
-def pretrain_base(net, pictures, args, device, state_file):
+def pretrain_base(net, pictures, args, device, state_file, *, writes=True):
     """Train the base of `net`, in place, to classify object crops (AdamW, cosine schedule).
 
     Args:
@@ -109,6 +109,7 @@ def pretrain_base(net, pictures, args, device, state_file):
         args: train.py's --crop_passes, --crop_size, --lr, --seed, --num_workers, --width.
         device: torch device.
         state_file: written after each pass; where it exists the training goes on from it.
+        writes: False for all ranks of a distributed job but the first; they compute the same, and write nothing.
 
     Raises:
         InputError: there is no object to learn from, or the state is that of another network.
@@ -122,9 +123,12 @@ def pretrain_base(net, pictures, args, device, state_file):
     first = 0
     if state_file.exists():
         first = _load_state(state_file, model, optimizer)
-        print(f"crops: going on from {state_file}, after pass {first}", flush=True)
+        if writes:
+            print(f"crops: going on from {state_file}, after pass {first}", flush=True)
     for number in range(first, args.crop_passes):
-        share = _one_pass(model, optimizer, crops, number, args, device)
+        share = _one_pass(model, optimizer, crops, number, args, device, show=writes)
+        if not writes:
+            continue
         print(f"crops, pass {number + 1} of {args.crop_passes}: {share:.3f} classified right", flush=True)
         contents = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "passes": number + 1}
         save_atomically(contents, state_file)
@@ -141,14 +145,15 @@ def _load_state(path, model, optimizer):
         raise InputError(f"{path}: of another network or other classes; remove it to train on crops anew") from error
 
 
-def _one_pass(model, optimizer, crops, number, args, device):
+def _one_pass(model, optimizer, crops, number, args, device, show):
     """One pass over the crops, at least one batch; returns the share that was classified right."""
     steps = max(1, len(crops) // BATCH_SIZE)  # a few objects come several times, each time another crop
     torch.manual_seed(args.seed + number)  # for dropout: a pass is the same after an interruption
     positions = range(number * steps * BATCH_SIZE, (number + 1) * steps * BATCH_SIZE)
     loader = torch.utils.data.DataLoader(crops, BATCH_SIZE, sampler=positions, num_workers=args.num_workers)
     right = 0
-    for step, batch in enumerate(tqdm(loader, desc=f"crops, pass {number + 1}/{args.crop_passes}", mininterval=5)):
+    title = f"crops, pass {number + 1}/{args.crop_passes}"
+    for step, batch in enumerate(tqdm(loader, desc=title, mininterval=5, disable=not show)):
         rate = learning_rate(
             number * steps + step,
             base_lr=args.lr,

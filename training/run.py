@@ -77,7 +77,8 @@ class Run:
         path = run_state.find(args.resume, self.folder, self.ranks.say)
         if args.crop_passes and path is None:
             with one_line_errors():
-                pretrain_base(net, self.pictures, args, self.device, self.folder / "crops.pth")
+                state_file, writes = self.folder / "crops.pth", self.ranks.writes
+                pretrain_base(net, self.pictures, args, self.device, state_file, writes=writes)
             net.to(memory_format=self.memory_format)  # crops are learned in float32, and may lie otherwise
         self._train_mode()
         self.average = averaged(net, args.ema)
@@ -192,7 +193,7 @@ def one_line_errors():
     except InputError as error:
         # What was raised stands at the traceback's end; an error of this process has none, and is taken whole.
         message = str(error).rpartition("InputError: ")[2].strip()
-        raise InputError(f"{message}; what was saved before is good: then go on with --resume auto") from error
+        raise InputError(f"{message}; then go on with --resume auto, from the last state that was saved") from error
 
 
 def seed_everything(seed):

@@ -291,7 +291,7 @@ def test_a_picture_lost_in_the_middle_ends_a_run_with_one_line(folder, tmp_path,
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith(f"{lost}: can't read the picture")
-    assert message.endswith("what was saved before is good: then go on with --resume auto")
+    assert message.endswith("then go on with --resume auto, from the last state that was saved")
 
     newest = max(int(path.stem.removeprefix("state_")) for path in (tmp_path / "run").glob("state_*.pth"))
     assert 2 <= newest < 20

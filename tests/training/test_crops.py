@@ -1,6 +1,7 @@
 """Crops of the training objects: what is on them, in what order, and the base that learns to tell them apart."""
 
 import re
+from copy import deepcopy
 from types import SimpleNamespace
 
 import numpy as np
@@ -269,6 +270,17 @@ class TestPretraining:
         assert "classified right" not in capsys.readouterr().out
         assert torch.equal(first.vgg[0].weight, second.vgg[0].weight)
         assert file.read_bytes() == written
+
+    def test_other_ranks_compute_the_same_and_write_nothing(self, tmp_path, capsys):
+        pictures, device = pictures_of(8), torch.device("cpu")
+        first = small_net()
+        second = deepcopy(first)
+        pretrain_base(first, pictures, settings(crop_passes=1), device, tmp_path / "crops.pth")
+        capsys.readouterr()
+        other = tmp_path / "other" / "crops.pth"  # where nothing could be written
+        pretrain_base(second, pictures, settings(crop_passes=1), device, other, writes=False)
+        assert capsys.readouterr().out == ""
+        assert torch.equal(first.vgg[0].weight, second.vgg[0].weight)
 
     @pytest.mark.parametrize("objects", [1, 5, 63])
     def test_fewer_objects_than_a_batch(self, objects, tmp_path, capsys):
