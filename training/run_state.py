@@ -11,6 +11,8 @@ from weights.checkpoint import read_file, save_atomically
 NAME = re.compile(r"state_(\d+)\.pth")
 UNFINISHED = re.compile(r"\.(state_\d+|crops|best|ssd\d+_w\d+_final)\.pth\.\d+\.part")
 FORMAT = "ssd-run-1"
+# What torch and our own code raise on the state of another network, or on a file that only looks like a state.
+UNFIT = (LookupError, ValueError, RuntimeError, TypeError, AttributeError, ArithmeticError, AssertionError)
 
 
 def save(run, iteration, log):
@@ -50,16 +52,49 @@ def load(path, net, average, optimizer, scaler):
         raise InputError(f"{path}: not the state of a training run; start from its weights with --finetune")
     try:
         net.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(optimizer, state["optimizer"])
         scaler.load_state_dict(state["scaler"])
         if average is not None:
             average.load_state_dict(state["average"])
         torch.set_rng_state(state["rng"])
         if torch.cuda.is_available() and len(state["rng_cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["rng_cuda"])
-        return state["iteration"], state["log"], state["best"]
-    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+        return whole(state["iteration"]), _open_sums(state["log"]), float(state["best"])
+    except UNFIT as error:
         raise InputError(f"{path}: the state of another network or run; give the flags it was started with") from error
+
+
+def load_optimizer(optimizer, stored):
+    """Load an optimizer's state dict; raises one of UNFIT where a step with it couldn't be made."""
+    expected = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict(stored)
+    for ours, loaded in zip(expected, optimizer.param_groups, strict=True):
+        numbers = [loaded[name] for name, value in ours.items() if isinstance(value, float)]
+        if ours.keys() - loaded.keys() or not all(type(value) in (int, float) for value in numbers):
+            raise ValueError("the settings of the optimizer aren't those of a run")
+    for parameter, state in optimizer.state.items():
+        if any(torch.is_tensor(value) and value.shape not in (parameter.shape, ()) for value in state.values()):
+            raise ValueError("the moments of the optimizer have other shapes than the weights")
+
+
+def whole(value):
+    """A count from a file. Raises TypeError or ValueError."""
+    if type(value) is not int:
+        raise TypeError(f"{value!r:.60} is no count")
+    if not 0 <= value < 2**53:
+        raise ValueError(f"{value} is no count")
+    return value
+
+
+def _open_sums(log):
+    """The log's open sums from a file, or None. Raises one of UNFIT."""
+    if log is None:
+        return None
+    sums = [float(value) for value in log["sums"]]
+    if len(sums) != 3:
+        raise ValueError("the log has three sums")
+    unscored = bool(log.get("unscored"))
+    return {"iteration": whole(log["iteration"]), "unscored": unscored, "sums": sums, "count": whole(log["count"])}
 
 
 def remove_unfinished(folder):
