@@ -87,10 +87,10 @@ def read_json(path, kind):
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path} can't be read as a {kind} ({error.strerror})") from error
+        raise InputError(f"{path} can't be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         reason = "it nests too deeply" if isinstance(error, RecursionError) else str(error)[:200]
-        raise InputError(f"{path} can't be read as a {kind} ({reason})") from error
+        raise InputError(f"{path} is no {kind}: it can't be read ({reason})") from error
 
 
 def _check_names(images, names):

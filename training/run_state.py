@@ -1,12 +1,13 @@
 """The state of a training run: all that is needed to go on exactly where it stopped."""
 
+import math
 import re
 from pathlib import Path
 
 import torch
 
 from data.errors import InputError
-from weights.checkpoint import read_file, save_atomically
+from weights.checkpoint import is_plain, read_file, save_atomically
 
 NAME = re.compile(r"state_(\d+)\.pth")
 UNFINISHED = re.compile(r"\.(state_\d+|crops|best|ssd\d+_w\d+_final)\.pth\.\d+\.part")
@@ -65,16 +66,38 @@ def load(path, net, average, optimizer, scaler):
 
 
 def load_optimizer(optimizer, stored):
-    """Load an optimizer's state dict; raises one of UNFIT where a step with it couldn't be made."""
-    expected = optimizer.state_dict()["param_groups"]
+    """Load an optimizer's state dict; raises one of UNFIT where a step with it couldn't be made.
+
+    How a step is computed (fused, foreach, ...) stays as it was: that belongs to this machine and not to the file.
+    """
+    before = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict(stored)
-    for ours, loaded in zip(expected, optimizer.param_groups, strict=True):
-        numbers = [loaded[name] for name, value in ours.items() if isinstance(value, float)]
-        if ours.keys() - loaded.keys() or not all(type(value) in (int, float) for value in numbers):
-            raise ValueError("the settings of the optimizer aren't those of a run")
-    for parameter, state in optimizer.state.items():
-        if any(torch.is_tensor(value) and value.shape not in (parameter.shape, ()) for value in state.values()):
-            raise ValueError("the moments of the optimizer have other shapes than the weights")
+    for ours, loaded in zip(before, optimizer.param_groups, strict=True):
+        for name, value in ours.items():
+            if value is None or isinstance(value, bool):
+                loaded[name] = value
+            elif name != "params" and not _alike(loaded[name], value):
+                raise ValueError(f"the optimizer's {name} can't be {loaded[name]!r:.60}")
+        needed = {"step", "exp_avg", "exp_avg_sq"} if "betas" in ours else {"momentum_buffer"}
+        for parameter in loaded["params"]:
+            state = optimizer.state.get(parameter)
+            if state and (state.keys() != needed or not all(_fits(parameter, *item) for item in state.items())):
+                raise ValueError("the moments of the optimizer aren't those of the weights")
+
+
+def _alike(loaded, ours):
+    """Whether a setting from a file is a number where ours is one, or as many numbers."""
+    if isinstance(ours, tuple):
+        return isinstance(loaded, tuple) and len(loaded) == len(ours) and all(map(_alike, loaded, ours))
+    return type(loaded) in (int, float) and math.isfinite(loaded)
+
+
+def _fits(parameter, name, value):
+    """Whether an optimizer's moment from a file is one of the parameter's."""
+    if value is None:
+        return name == "momentum_buffer"  # without momentum
+    shape = torch.Size() if name == "step" else parameter.shape
+    return is_plain(value) and value.is_floating_point() and value.shape == shape
 
 
 def whole(value):

@@ -1,6 +1,7 @@
 """Checkpoints and the state of training runs from strangers: used, or refused by name; never code, never memory."""
 
 import io
+import itertools
 import os
 import zipfile
 from argparse import Namespace
@@ -207,9 +208,10 @@ def test_logs_of_training_runs(tmp_path, count):
 
     def read(path):
         _open_table(path, 2)[0].close()
-        if number_of_reads[0] % 25 == 0:
+        if not next(reads) % 100:
             draw_curves(path.parent)
-        number_of_reads[0] += 1
 
-    number_of_reads = [0]
+    write(tmp_path, "log.csv", text.encode())
+    draw_curves(tmp_path)  # matplotlib takes seconds to get ready
+    reads = itertools.count()
     attack("log.csv", make, read, count(300), tmp_path)

@@ -8,7 +8,6 @@ import resource
 import select
 import shutil
 import signal
-import time
 import traceback
 import warnings
 from contextlib import suppress
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from data.errors import InputError
 
-SECONDS = 5  # that one input may take
+SECONDS = 5  # of the processor's time that one input may take, whatever else the machine does meanwhile
 MEGABYTES = 2048  # that the process may reach, all libraries included
 LEDGER = {}  # kind of file -> Tally
 
@@ -67,6 +66,13 @@ def attack(kind, make, read, count, folder):
     assert not failures, f"{len(failures)} of {count} inputs of kind {kind!r} ended badly; the first:\n{shown}"
 
 
+def expect_refusal(kind, path, read, folder):
+    """Read the one file at `path`; fails unless it ends in an InputError that names it."""
+    before = LEDGER.get(kind, Tally()).refused
+    attack(kind, lambda rng, _: path, read, 1, folder)
+    assert LEDGER[kind].refused == before + 1, f"{path.name} was taken"
+
+
 def _try_all(kind, make, read, count, folder, say):
     for number in range(count):
         rng = random.Random(f"{kind} {number}")
@@ -94,10 +100,10 @@ def one_trial(read, path):
     def ring(*_):
         raise Hang
 
-    signal.signal(signal.SIGALRM, ring)
+    signal.signal(signal.SIGPROF, ring)
     _forget_peak()
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
-    started = time.perf_counter()
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    started = _used()
     try:
         read(path)
         outcome = "result"
@@ -108,8 +114,8 @@ def one_trial(read, path):
     except BaseException:
         outcome = traceback.format_exc(limit=-4)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    seconds, megabytes = time.perf_counter() - started, _peak()
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    seconds, megabytes = _used() - started, _peak()
     if megabytes > MEGABYTES:
         outcome = f"took {megabytes:,.0f} MB"
     return outcome, seconds, megabytes
@@ -133,7 +139,7 @@ def in_a_fork(work, folder):
     with os.fdopen(readable, "rb", buffering=0) as pipe:
         rest, silent = b"", False
         while not silent:
-            silent = not select.select([pipe], [], [], 12 * SECONDS)[0]
+            silent = not select.select([pipe], [], [], 24 * SECONDS)[0]  # asleep, or in native code
             data = b"" if silent else os.read(pipe.fileno(), 1 << 16)
             if not data:
                 break
@@ -145,7 +151,7 @@ def in_a_fork(work, folder):
     if status:
         crash = folder / "crash.txt"
         stack = crash.read_text() if crash.exists() else ""
-        yield {"died": f"{'silent for a minute; ' if silent else ''}exit status {status}\n{stack}"}
+        yield {"died": f"{'silent for two minutes; ' if silent else ''}exit status {status}\n{stack}"}
 
 
 def _child(work, readable, writable, folder):
@@ -167,6 +173,11 @@ def _child(work, readable, writable, folder):
         (folder / "crash.txt").write_text(traceback.format_exc())
     finally:
         os._exit(status)
+
+
+def _used():
+    """Seconds of the processor that this process and the programs it ran have had."""
+    return sum(os.times()[:4])
 
 
 def _pages(column):
