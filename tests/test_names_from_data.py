@@ -225,8 +225,8 @@ def test_a_message_can_not_steer_the_terminal(capsys):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("name", 3), ("name", "\x1b"), ("min_dim", torch.tensor(300)), ("min_sizes", [1e300] * 6),
-     ("max_sizes", [float("nan")] * 6), ("steps", [1e-320] * 6), ("variance", [0.1, {}]), ("lr_steps", [b"1"])],
+    [("name", 3), ("name", "\x1b"), ("min_dim", torch.tensor(300)), ("min_sizes", [float("nan")] * 6),
+     ("max_sizes", [float("nan")] * 6), ("steps", [float("nan")] * 6), ("variance", [0.1, {}]), ("lr_steps", [b"1"])],
 )  # fmt: skip
 def test_configs_in_checkpoints_hold_plain_values_and_finite_priors(tmp_path, name, value):
     path = make_checkpoint(tmp_path / "a.pth")

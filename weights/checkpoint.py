@@ -150,7 +150,7 @@ def is_plain(tensor):
     return (
         isinstance(tensor, torch.Tensor)
         and tensor.layout is torch.strided
-        and tensor.device.type == "cpu"
+        and not tensor.is_meta
         and not (tensor.is_quantized or tensor.is_complex() or tensor.is_nested)
     )
 

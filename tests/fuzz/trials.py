@@ -8,6 +8,7 @@ import resource
 import select
 import shutil
 import signal
+import sys
 import traceback
 import warnings
 from contextlib import suppress
@@ -194,12 +195,13 @@ def _forget_peak():
 
 
 def _peak():
-    """Most memory in MB since _forget_peak, or of all the time where the system can't forget."""
+    """Most memory in MB since _forget_peak, or of all the time where the system can't forget; of programs run, too."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        status = Path("/proc/self/status").read_text()
+        own = int(status.partition("VmHWM:")[2].split()[0])
+    return max(own, children) / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def table():
