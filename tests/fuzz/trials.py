@@ -4,7 +4,6 @@ import faulthandler
 import json
 import os
 import random
-import resource
 import select
 import shutil
 import signal
@@ -16,6 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.errors import InputError
+
+if os.name == "posix":  # elsewhere nothing forks, and the tests of this folder are skipped
+    import resource
 
 SECONDS = 5  # of the processor's time that one input may take, whatever else the machine does meanwhile
 MEGABYTES = 2048  # that the process may reach, all libraries included
