@@ -29,7 +29,7 @@ from weights.checkpoint import load_network
 
 NASTY = (
     "../../outside", "/tmp/outside", "C:\\outside", "..", "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>',
-    "{0.__class__}", "{}", "%s%n", "$\\frac{", "$(touch outside)", "`touch outside`", "; rm -rf x", "-rf",
+    "{0.__class__}", "{}", "%s%n", "$\\frac{$", "$(touch outside)", "`touch outside`", "; rm -rf x", "-rf",
     "größe 大小 حجم", "CON", "a.txt", "a%2Fb", "a/b",
 )  # fmt: skip
 
