@@ -1,5 +1,6 @@
 """What goes into the network: configurations and class names, data sets, preprocessing and augmentation."""
 
+from . import limits  # noqa: F401 (before OpenCV, whose limits it sets)
 from .augmentation import SSDAugmentation
 from .coco import COCO_CLASSES, COCO_ROOT, COCOAnnotationTransform, COCODetection
 from .config import CONFIGS, HOME, MEANS, RGB_MEANS, SSDConfig, coco, coco512, voc, voc512

@@ -7,11 +7,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from .config import HOME
 from .errors import InputError
-from .voc0712 import VOCDetection
+from .names import flaw
+from .voc0712 import LARGEST, VOCDetection
 
 COCO_ROOT = str(Path(HOME) / "data" / "coco")
 
@@ -52,8 +51,8 @@ class COCOAnnotations:
 def read_coco_annotations(path):
     """Read an instances JSON; returns COCOAnnotations.
 
-    Raises InputError where the file is missing or no such JSON, or an annotation names a picture or a category that
-    the file doesn't list, or has no box of four finite numbers.
+    Raises InputError where the file is missing or no such JSON, a name in it can't be used, or an annotation names a
+    picture or a category that the file doesn't list, or has no box of four numbers.
     """
     path = Path(path)
     if not path.is_file():
@@ -61,26 +60,65 @@ def read_coco_annotations(path):
             f"{path} isn't there: give the folder that holds annotations/ and images/ (--dataset_root), "
             "or fetch COCO with data/scripts/COCO2017.sh (20 GB)"
         )
+    content = read_json(path, "COCO instances JSON")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         images = {image["id"]: image for image in content["images"]}
         names = {category["id"]: category["name"] for category in content["categories"]}
-        rows = content["annotations"]
         objects = {image_id: [] for image_id in images}
-        for place, row in enumerate(rows):
+        _check_names(images, names)
+        for place, row in enumerate(content["annotations"]):
             if row["image_id"] not in images:
-                raise InputError(f"{path}: annotation {place} is of picture {row['image_id']}, which isn't listed")
+                raise ValueError(f"annotation {place} is of picture {row['image_id']!r:.60}, which isn't listed")
             if row["category_id"] not in names:
-                raise InputError(f"{path}: annotation {place} has category {row['category_id']}, which isn't listed")
-            if np.shape(row["bbox"]) != (4,) or not np.isfinite(row["bbox"]).all():
-                raise InputError(f"{path}: annotation {place} has bbox {row['bbox']}, not four finite numbers")
+                raise ValueError(f"annotation {place} has category {row['category_id']!r:.60}, which isn't listed")
+            if not _are_numbers(row["bbox"], 4):
+                raise ValueError(f"annotation {place} has bbox {row['bbox']!r:.100}, not four finite numbers")
             objects[row["image_id"]].append(row)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise InputError(f"{path} is no COCO instances JSON ({reason})") from error
+        raise InputError(f"{path} is no COCO instances JSON: {str(reason)[:300]}") from error
     category_ids = tuple(sorted(names))
     class_names = tuple(names[category_id] for category_id in category_ids)
     return COCOAnnotations(path, content, images, objects, category_ids, class_names)
+
+
+def read_json(path, kind):
+    """What a JSON file holds. Raises InputError where it can't be read; kind: what it should be, in words."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} can't be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        reason = "it nests too deeply" if isinstance(error, RecursionError) else str(error)[:200]
+        raise InputError(f"{path} is no {kind}: it can't be read ({reason})") from error
+
+
+def _check_names(images, names):
+    """Raise ValueError unless ids are of one kind, so that they have an order, and the names can be used."""
+    for what, ids in (("picture", images), ("category", names)):
+        kinds = {type(entry) for entry in ids}
+        if len(kinds) > 1 or kinds - {int, str}:
+            raise ValueError(f"the {what} ids are neither all whole numbers nor all text")
+        for entry in ids:
+            if isinstance(entry, str) and (problem := flaw(entry)):
+                raise ValueError(f"the {what} id {entry!r:.60} can't be used, {problem}")
+    for category_id, name in names.items():
+        if problem := flaw(name):
+            raise ValueError(f"the name of category {category_id} can't be used, {problem}")
+    for image_id, image in images.items():
+        if problem := flaw(image["file_name"], longest=1000):
+            raise ValueError(f"the file_name of picture {image_id} can't be used, {problem}")
+        if not _are_numbers([image.get("width", 0), image.get("height", 0)], 2):
+            raise ValueError(f"the width and height of picture {image_id} aren't numbers")
+
+
+def _are_numbers(values, count):
+    """Whether JSON gave a list of `count` numbers that can be places or sizes in a picture."""
+    return (
+        isinstance(values, list)
+        and len(values) == count
+        and all(type(value) in (int, float) and abs(value) <= LARGEST for value in values)
+    )
 
 
 def find_picture(root, image_set, file_name):

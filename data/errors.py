@@ -1,5 +1,6 @@
 """The one error that a user's mistake ends in, and the way a script ends on it."""
 
+import re
 import sys
 from contextlib import contextmanager
 
@@ -14,9 +15,14 @@ class InputError(Exception):
 
 @contextmanager
 def exit_on_input_error():
-    """Turn an InputError into one line on stderr and exit code 2 (for scripts, around their main())."""
+    """Turn an InputError into one line on stderr and exit code 2 (for scripts, around their main()).
+
+    What a message quotes from a file can't steer the terminal: control characters are shown as escapes.
+    """
     try:
         yield
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        line = " ".join(str(error).split())
+        line = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: f"\\x{ord(match[0]):02x}", line)
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(2)

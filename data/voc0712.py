@@ -4,6 +4,7 @@ Any folder in VOC format will do: `<root>/VOC<year>/{Annotations,ImageSets/Main,
 `<root>/{Annotations,ImageSets/Main,JPEGImages}` itself for pairs whose year is "".
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree.ElementTree import ParseError
@@ -16,6 +17,8 @@ from defusedxml.ElementTree import parse as parse_xml
 
 from .config import HOME
 from .errors import InputError
+from .limits import check_regular, why_undecoded
+from .names import flaw
 
 VOC_CLASSES = (
     "aeroplane",
@@ -41,6 +44,7 @@ VOC_CLASSES = (
 )  # fmt: skip
 
 VOC_ROOT = str(Path(HOME) / "data" / "VOCdevkit")
+LARGEST = 1e9  # pixels; a number beyond is no place in any picture, and float32 boxes would lose themselves in it
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,11 @@ def read_annotation(path):
     root = _parse(path)
     boxes, names, difficult = [], [], []
     for number, element in enumerate(root.iterfind("object"), start=1):
-        name = (element.findtext("name") or "").strip()
+        name = " ".join((element.findtext("name") or "").split())
         if not name:
             raise InputError(f"{path}: object {number} has no name; give it one or remove the object")
+        if problem := flaw(name):
+            raise InputError(f"{path}: the name of object {number} can't be used, {problem}; rename it")
         names.append(name)
         difficult.append(_number(element, "difficult", path, default=0) != 0)
         corners = [_number(element, f"bndbox/{side}", path) for side in ("xmin", "ymin", "xmax", "ymax")]
@@ -105,8 +111,8 @@ def _number(element, tag, path, default=None):
         value = float(text)
     except (TypeError, ValueError):
         value = np.nan
-    if not np.isfinite(value):
-        raise InputError(f"{path}: <{tag.rpartition('/')[2]}> is {text!r}, a number is expected; repair the file")
+    if not abs(value) <= LARGEST:
+        raise InputError(f"{path}: <{tag.rpartition('/')[2]}> is {text!r:.60}, a number is expected; repair the file")
     return value
 
 
@@ -233,9 +239,8 @@ class VOCDetection(torch.utils.data.Dataset):
         """Path of a picture: <id>.jpg, or the file of that name with another ending (.JPG, .png, ...)."""
         folder, name = self.ids[index]
         path = Path(folder) / "JPEGImages" / f"{name}.jpg"
-        if path.exists():
-            return path
-        return next((other for ending in IMAGE_ENDINGS if (other := path.with_suffix(ending)).exists()), path)
+        others = (path.with_suffix(ending) for ending in IMAGE_ENDINGS)
+        return next((there for there in (path, *others) if os.path.exists(there)), path)  # noqa: PTH110 (never raises)
 
     def annotation_path(self, index):
         folder, name = self.ids[index]
@@ -263,6 +268,9 @@ def read_split(root, year, split):
     ids = [(str(folder), line.split()[0]) for line in lines if line.strip()]
     if not ids:
         raise InputError(f"{path}: the split lists no pictures")
+    for number, (_, name) in enumerate(ids, start=1):
+        if problem := flaw(name):
+            raise InputError(f"{path}: entry {number} is no picture's name, {problem}; repair the list")
     return ids
 
 
@@ -270,16 +278,17 @@ def read_bgr(path):
     """Read a picture as uint8 BGR [H, W, 3]; grayscale and pictures with alpha are converted.
 
     Raises:
-        InputError: it is missing or not a readable picture.
+        InputError: it is missing, larger than data.limits allows, or not a readable picture.
     """
     try:
+        check_regular(path)
         data = np.fromfile(path, dtype=np.uint8)  # not cv2.imread: that fails on non-Latin paths under Windows
     except OSError as error:
         raise InputError(f"{path}: can't read the picture ({error.strerror}); is the data set complete?") from error
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except cv2.error as error:  # e.g. a header that claims more pixels than OpenCV allows
-        raise InputError(f"{path}: not a readable picture ({error.err}); repair or remove it") from error
+    except cv2.error as error:
+        raise InputError(f"{path}: not a readable picture ({why_undecoded(error)}); repair or remove it") from error
     if image is None:
         raise InputError(f"{path}: not a readable picture; repair or remove it")
     return image

@@ -47,7 +47,8 @@ def evaluate_coco(annotations, results, category_ids=None, image_ids=None):
     # pycocotools tells its progress on stdout and writes into what it is given.
     with redirect_stdout(StringIO()):
         truth = COCO()
-        truth.dataset = {**annotations, "annotations": [dict(row) for row in annotations["annotations"]]}
+        rows = [_complete(number, row) for number, row in enumerate(annotations["annotations"], start=1)]
+        truth.dataset = {**annotations, "annotations": rows}
         truth.createIndex()
         strangers = {row["image_id"] for row in results} - set(truth.getImgIds())
         if strangers:
@@ -129,6 +130,14 @@ def results_from_arrays(detections, image_ids, category_ids):
             strict=True,
         )
     ]
+
+
+def _complete(number, row):
+    """An annotation with all that pycocotools takes for granted; numbered from 1, as it takes 0 for no object."""
+    area = row.get("area")
+    if not isinstance(area, int | float):
+        area = row["bbox"][2] * row["bbox"][3]
+    return {**row, "id": number, "area": area, "iscrowd": int(bool(row.get("iscrowd")))}
 
 
 def _load_results(truth, results):

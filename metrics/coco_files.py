@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.coco import read_json
 from data.errors import InputError
 from metrics.notes import note
 from metrics.voc import DetectionArrays
@@ -17,10 +18,7 @@ def read_results(path, image_ids, category_ids):
     and named in notes. Raises InputError, with the entry's number, where one isn't as it should be.
     """
     path = Path(path)
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} can't be read as a COCO results JSON ({error})") from error
+    entries = read_json(path, "COCO results JSON")
     if not isinstance(entries, list):
         raise InputError(f"{path} holds no list of results; is it the annotations' JSON?")
     picture_of = {image_id: index for index, image_id in enumerate(image_ids)}
@@ -30,12 +28,13 @@ def read_results(path, image_ids, category_ids):
         try:
             image_id, category_id = entry["image_id"], entry["category_id"]
             row = [float(value) for value in (entry["score"], *entry["bbox"])]
-        except (KeyError, TypeError, ValueError) as error:
+            hash((image_id, category_id))  # ids that are lists can't be looked up
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(
-                f"{path}, result {number} isn't image_id, category_id, bbox and score ({error!r})"
+                f"{path}, result {number} isn't image_id, category_id, bbox and score ({error!r:.200})"
             ) from error
-        if len(row) != 5 or not np.isfinite(row).all():
-            raise InputError(f"{path}, result {number} has score and bbox {row}: five finite numbers are expected")
+        if len(row) != 5 or not np.isfinite(np.float32(row)).all():
+            raise InputError(f"{path}, result {number} has score and bbox {row!r:.200}: five numbers are expected")
         if image_id not in picture_of:
             strange_pictures[image_id] = strange_pictures.get(image_id, 0) + 1
         elif category_id not in label_of:

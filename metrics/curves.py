@@ -17,7 +17,7 @@ def write_curves(path, result, title):
     columns = min(5, max(1, len(shown)))
     lines = max(1, math.ceil(len(shown) / columns))
     figure = figure_class(figsize=(2.6 * columns + 0.6, 2.3 * lines + 1.1), layout="constrained")
-    figure.suptitle(title, fontsize=13)
+    figure.suptitle(title, fontsize=13, parse_math=False)
     figure.supxlabel("recall", fontsize=11)
     figure.supylabel("precision", fontsize=11)
     panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat
@@ -38,7 +38,8 @@ def _draw_curve(panel, of_class):
     )
     panel.plot(recall, precision, color="#1f5fa8", linewidth=1.4)
     panel.fill_between(recall, precision, color="#1f5fa8", alpha=0.15, linewidth=0)
-    panel.set_title(f"{of_class.name}  AP {of_class.ap_area:.3f}", fontsize=10)
+    # A class's name is text: parsed as mathematics, "$" would end the report in an error.
+    panel.set_title(f"{of_class.name}  AP {of_class.ap_area:.3f}", fontsize=10, parse_math=False)
     panel.set_xlim(0, 1)
     panel.set_ylim(0, 1.03)
     panel.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])

@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from data.errors import InputError
+from data.names import flaw
 from metrics.notes import note
 from metrics.voc import DetectionArrays
 
@@ -33,8 +34,11 @@ def classes_with_files(folder, split):
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder of detection files: give the one that holds det_{split}_*.txt")
     prefix = f"det_{split}_"
-    paths = folder.glob(f"{escape(prefix)}*.txt")
+    paths = list(folder.glob(f"{escape(prefix)}*.txt"))
     names = sorted(unquote(path.name[len(prefix) : -len(".txt")]) for path in paths)
+    for name in names:
+        if problem := flaw(name):
+            raise InputError(f"{folder}: {prefix}{name!r}.txt is of no class, {problem}; rename or remove it")
     if not names:
         others = sorted({path.name.split("_")[1] for path in folder.glob("det_*_*.txt")})
         hint = f": it has files of split {', '.join(others)} (--split)" if others else ""
@@ -112,7 +116,7 @@ def _read_file(path, index_of, unknown_ids):
         numbers = np.array([row[1:] for row in rows], dtype=np.float64).reshape(len(rows), _FIELDS - 1)
     except ValueError:  # rows of different lengths, or something that is no number
         numbers = None
-    if numbers is None or not np.isfinite(numbers).all():
+    if numbers is None or not np.isfinite(numbers.astype(np.float32)).all():
         raise _first_bad_line(path, lines)
     pictures = np.array([index_of.get(row[0], -1) for row in rows], dtype=np.int64)
     for place in np.flatnonzero(pictures < 0).tolist():
@@ -129,12 +133,14 @@ def _first_bad_line(path, lines):
             return InputError(f"{path}, line {line_number} has {len(fields)} fields, not {_FIELDS}: {expected}")
         wrong = [field for field in fields[1:] if not _is_finite_number(field)]
         if wrong:
-            return InputError(f"{path}, line {line_number} has {wrong[0]!r} where a finite number belongs: {expected}")
+            return InputError(
+                f"{path}, line {line_number} has {wrong[0]!r:.60} where a finite number belongs: {expected}"
+            )
     raise AssertionError(f"{path} has no bad line")
 
 
 def _is_finite_number(field):
     try:
-        return bool(np.isfinite(np.float64(field)))
+        return bool(np.isfinite(np.float32(np.float64(field))))
     except ValueError:
         return False

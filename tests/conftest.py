@@ -14,7 +14,11 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def pytest_addoption(parser):
-    parser.addoption("--long", action="store_true", help="kill training runs 20 times each, not twice")
+    parser.addoption(
+        "--long",
+        action="store_true",
+        help="kill training runs 20 times, not twice, and try twelve times as many hostile files",
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)

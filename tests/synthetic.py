@@ -32,7 +32,7 @@ def write_annotation(folder, picture_id, objects, size=(100, 80)):
         )
         for name, box, difficult in objects
     )
-    path.write_text(ANNOTATION.format(name=picture_id, width=size[0], height=size[1], objects=text))
+    path.write_text(ANNOTATION.format(name=escape(picture_id), width=size[0], height=size[1], objects=text))
 
 
 def write_split(folder, split, ids):

@@ -18,6 +18,7 @@ from data.transforms import to_input
 from weights.checkpoint import read_file, save_atomically
 
 from .network import training_memory_format
+from .run_state import UNFIT, load_optimizer, whole
 from .samples import Shuffle
 from .schedule import learning_rate
 
@@ -139,9 +140,9 @@ def _load_state(path, model, optimizer):
     state = read_file(path)
     try:
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        return state["passes"]
-    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+        load_optimizer(optimizer, state["optimizer"])
+        return whole(state["passes"])
+    except UNFIT as error:
         raise InputError(f"{path}: of another network or other classes; remove it to train on crops anew") from error
 
 

@@ -1,6 +1,7 @@
 """What a run tells of itself: a progress bar, log.csv, TensorBoard, and curves.png at its end."""
 
 import csv
+import re
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tqdm import tqdm
 
 from data.errors import InputError
 
+NUMBER = re.compile(r"|[0-9]{1,15}(\.[0-9]+)?(e[-+]?[0-9]+)?|nan")  # as written here: none has a sign
 COLUMNS = ("iteration", "lr", "loss_l", "loss_c", "positives", "mAP", "seconds")
 
 
@@ -111,6 +113,13 @@ class Log:
             self.file.close()
 
 
+def read_rows(path):
+    """The rows of a log.csv that are whole and hold nothing but numbers (and gaps); others are passed over."""
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        lines = [line.rstrip("\r\n").split(",") for line in file]
+    return [row for row in lines if len(row) == len(COLUMNS) and all(map(NUMBER.fullmatch, row))]
+
+
 def _open_table(path, first, scored=True):
     """log.csv with the rows up to an iteration; later ones belong to what the interruption undid.
 
@@ -118,8 +127,7 @@ def _open_table(path, first, scored=True):
     """
     kept = []
     if first and path.exists():
-        with path.open(newline="") as file:
-            rows = [row for row in csv.reader(file) if len(row) == len(COLUMNS) and row[0].isdigit()]
+        rows = [row for row in read_rows(path) if row[0].isdigit()]
         undone = None if scored else (str(first), "")  # a score's row has no learning rate
         kept = [row for row in rows if int(row[0]) <= first and (row[0], row[1]) != undone]
     unfinished = path.with_suffix(".csv.new")
@@ -137,8 +145,7 @@ def draw_curves(folder):
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    with (Path(folder) / "log.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = [dict(zip(COLUMNS, row, strict=True)) for row in read_rows(Path(folder) / "log.csv")]
     trained = [row for row in rows if row["loss_l"]]
     scored = [row for row in rows if row["mAP"]]
     figure, axes = plt.subplots(1, 3 if scored else 2, figsize=(15 if scored else 10, 4), layout="constrained")

@@ -7,9 +7,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from data.errors import InputError
-from ssd import build_ssd, plain_state_dict
+from ssd import build_ssd
 from weights.catalogue import resolve
-from weights.checkpoint import read_file
+from weights.checkpoint import is_plain, read_file
 
 FALLBACK_BASE = "vgg16_features-amdegroot-88682ab5.pth"
 
@@ -113,12 +113,17 @@ def tensors_in(contents):
 
     Of a run that averages its weights (--ema) the average, as that is what the run is scored by.
     """
-    state = contents.get("average") or contents.get("model", contents) if isinstance(contents, dict) else {}
+    contents = contents if isinstance(contents, dict) else {}
+    average = contents.get("average")
+    state = average if isinstance(average, dict) else contents.get("model", contents)
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
     if not isinstance(state, dict):
         return {}
-    tensors = {name: value for name, value in state.items() if isinstance(name, str) and torch.is_tensor(value)}
-    return plain_state_dict(tensors)
+    return {
+        name.removeprefix("module."): value
+        for name, value in state.items()
+        if isinstance(name, str) and is_plain(value)
+    }
 
 
 def freeze_base(net, layers):

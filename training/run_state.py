@@ -1,16 +1,19 @@
 """The state of a training run: all that is needed to go on exactly where it stopped."""
 
+import math
 import re
 from pathlib import Path
 
 import torch
 
 from data.errors import InputError
-from weights.checkpoint import read_file, save_atomically
+from weights.checkpoint import is_plain, read_file, save_atomically
 
 NAME = re.compile(r"state_(\d+)\.pth")
 UNFINISHED = re.compile(r"\.(state_\d+|crops|best|ssd\d+_w\d+_final)\.pth\.\d+\.part")
 FORMAT = "ssd-run-1"
+# What torch and our own code raise on the state of another network, or on a file that only looks like a state.
+UNFIT = (LookupError, ValueError, RuntimeError, TypeError, AttributeError, ArithmeticError, AssertionError)
 
 
 def save(run, iteration, log):
@@ -50,16 +53,71 @@ def load(path, net, average, optimizer, scaler):
         raise InputError(f"{path}: not the state of a training run; start from its weights with --finetune")
     try:
         net.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(optimizer, state["optimizer"])
         scaler.load_state_dict(state["scaler"])
         if average is not None:
             average.load_state_dict(state["average"])
         torch.set_rng_state(state["rng"])
         if torch.cuda.is_available() and len(state["rng_cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["rng_cuda"])
-        return state["iteration"], state["log"], state["best"]
-    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+        return whole(state["iteration"]), _open_sums(state["log"]), float(state["best"])
+    except UNFIT as error:
         raise InputError(f"{path}: the state of another network or run; give the flags it was started with") from error
+
+
+def load_optimizer(optimizer, stored):
+    """Load an optimizer's state dict; raises one of UNFIT where a step with it couldn't be made.
+
+    How a step is computed (fused, foreach, ...) stays as it was: that belongs to this machine and not to the file.
+    """
+    before = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict(stored)
+    for ours, loaded in zip(before, optimizer.param_groups, strict=True):
+        for name, value in ours.items():
+            if value is None or isinstance(value, bool):
+                loaded[name] = value
+            elif name != "params" and not _alike(loaded[name], value):
+                raise ValueError(f"the optimizer's {name} can't be {loaded[name]!r:.60}")
+        needed = {"step", "exp_avg", "exp_avg_sq"} if "betas" in ours else {"momentum_buffer"}
+        for parameter in loaded["params"]:
+            state = optimizer.state.get(parameter)
+            if state and (state.keys() != needed or not all(_fits(parameter, *item) for item in state.items())):
+                raise ValueError("the moments of the optimizer aren't those of the weights")
+
+
+def _alike(loaded, ours):
+    """Whether a setting from a file is a number where ours is one, or as many numbers."""
+    if isinstance(ours, tuple):
+        return isinstance(loaded, tuple) and len(loaded) == len(ours) and all(map(_alike, loaded, ours))
+    return type(loaded) in (int, float) and math.isfinite(loaded)
+
+
+def _fits(parameter, name, value):
+    """Whether an optimizer's moment from a file is one of the parameter's."""
+    if value is None:
+        return name == "momentum_buffer"  # without momentum
+    shape = torch.Size() if name == "step" else parameter.shape
+    return is_plain(value) and value.is_floating_point() and value.shape == shape
+
+
+def whole(value):
+    """A count from a file. Raises TypeError or ValueError."""
+    if type(value) is not int:
+        raise TypeError(f"{value!r:.60} is no count")
+    if not 0 <= value < 2**53:
+        raise ValueError(f"{value} is no count")
+    return value
+
+
+def _open_sums(log):
+    """The log's open sums from a file, or None. Raises one of UNFIT."""
+    if log is None:
+        return None
+    sums = [float(value) for value in log["sums"]]
+    if len(sums) != 3:
+        raise ValueError("the log has three sums")
+    unscored = bool(log.get("unscored"))
+    return {"iteration": whole(log["iteration"]), "unscored": unscored, "sums": sums, "count": whole(log["count"])}
 
 
 def remove_unfinished(folder):

@@ -7,6 +7,7 @@ no code in a file is ever run. Bare state dicts of the lineage load too.
 import math
 import os
 import pickle
+import zipfile
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import torch
 
 from data.config import SSDConfig, coco, coco512, voc, voc512
 from data.errors import InputError
+from data.names import flaw
 from data.voc0712 import VOC_CLASSES
+from layers.functions import PriorBox
 from ssd import build_ssd, plain_state_dict
 
 FORMAT = "ssd-checkpoint-1"
@@ -111,7 +114,10 @@ def read_file(path):
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; see weights/README.md for those that can be downloaded")
     try:
+        _check_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except pickle.UnpicklingError as error:
         if "weights_only" in str(error) or "Unsupported" in str(error):
             raise InputError(
@@ -120,6 +126,33 @@ def read_file(path):
         raise InputError(f"{path}: not a PyTorch checkpoint, or a broken one; get it anew") from error
     except Exception as error:  # a damaged file makes torch fail in many ways, and none of them is a bug of ours
         raise InputError(f"{path}: the checkpoint is cut off or broken ({_first_line(error)}); get it anew") from error
+
+
+def _check_archive(path):
+    """Raise InputError for a zip bomb. torch.save stores its records as they are; what unpacks to more is none of its.
+
+    The old format of torch.save is a pickle, and no zip file.
+    """
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(record.file_size for record in archive.infolist())
+    if unpacked > path.stat().st_size:
+        raise InputError(
+            f"{path}: not loaded, as it would unpack to {unpacked:,} bytes from {path.stat().st_size:,}; "
+            "torch.save doesn't compress, get the file anew"
+        )
+
+
+def is_plain(tensor):
+    """Whether a tensor from a file has the form of weights: real numbers that lie in memory one after the other."""
+    return (
+        isinstance(tensor, torch.Tensor)
+        and tensor.layout is torch.strided
+        and not tensor.is_meta
+        and not (tensor.is_quantized or tensor.is_complex() or tensor.is_nested)
+    )
 
 
 def read_checkpoint(path):
@@ -136,10 +169,13 @@ def read_checkpoint(path):
         raise InputError(f"{path}: holds {type(contents).__name__}, not a state dict of an SSD")
     wrapped = contents.get("state_dict", contents)
     if not isinstance(wrapped, dict) or not all(
-        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in wrapped.items()
+        isinstance(key, str) and is_plain(value) for key, value in wrapped.items()
     ):
         raise InputError(f"{path}: holds no state dict of an SSD")
     state = plain_state_dict(contents)
+    # A tensor may repeat one number any number of times, and two may share theirs: what is loaded would have its own.
+    if sum(tensor.numel() * tensor.element_size() for tensor in state.values()) > Path(path).stat().st_size:
+        raise InputError(f"{path}: claims more weights than it holds; get a plain state dict")
     info = _own_info(contents, path) if contents.get("format") == FORMAT else _lineage_info(state, path)
     return state, replace(info, path=Path(path))
 
@@ -206,8 +242,11 @@ def _lineage_info(state, path):
 
 def _check_info(info):
     """Raise ValueError or TypeError for a description that no network can have."""
-    if not isinstance(info.class_names, tuple) or not all(isinstance(name, str) for name in info.class_names):
+    if not isinstance(info.class_names, tuple):
         raise TypeError(f"the class names are {info.class_names!r}")
+    for name in info.class_names:
+        if problem := flaw(name):
+            raise ValueError(f"the class name {name!r:.60} can't be used, {problem}")
     if info.mAP is not None and not isinstance(info.mAP, float):
         raise TypeError(f"the mAP is {info.mAP!r}")
     if not isinstance(info.trained_with, str) or not isinstance(info.mAP_on, str):
@@ -215,10 +254,14 @@ def _check_info(info):
     if info.channel_order not in ("RGB", "BGR"):
         raise ValueError(f"the channel order is {info.channel_order!r}")
     config = info.config
+    if flaw(config.name):
+        raise ValueError(f"the configuration's name is {config.name!r:.60}")
     if len(config.variance) != 2 or not all(map(math.isfinite, config.variance)):
         raise ValueError(f"the variance is {config.variance!r}")
     if not 0 < config.num_priors < 10**6 or config.min_dim not in (300, 512) or not 0 < info.width <= 4:
         raise ValueError(f"no SSD has {config.num_priors} priors, size {config.min_dim} and width {info.width}")
+    if not PriorBox(config).forward().isfinite().all():
+        raise ValueError("its priors aren't finite")
     with torch.device("meta"):  # shapes only: a file that claims a huge network must not cost memory
         loc, _ = info.build().eval().raw(torch.zeros(1, 3, config.min_dim, config.min_dim))
     if loc.shape[1] != config.num_priors:
@@ -236,8 +279,12 @@ def _numbered_names(num_classes):
 
 
 def _tuples(value):
-    """Lists back to the tuples that frozen dataclasses hold."""
-    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+    """Lists back to the tuples that frozen dataclasses hold. Raises TypeError for anything that isn't a plain value."""
+    if isinstance(value, list | tuple):
+        return tuple(_tuples(item) for item in value)
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    raise TypeError(f"it holds a {type(value).__name__}")
 
 
 def _first_line(error):
