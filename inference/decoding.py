@@ -100,6 +100,8 @@ class VideoReader:
         self.size = self._log.size
         self.rate, self.constant = choose_rate(self.info.times, self.info.tick, self._log.rate)
         self.expected = self.info.expected
+        if self.info.damaged and len(self.info.times) and self.rate == self._log.rate:  # gaps in its one rate are what was lost
+            self.expected = max(self.expected, round(self.info.times[-1] * self.rate) + 1)
         self._queue = queue.Queue(frames_ahead(self._new_frame().nbytes))
         self._thread = Thread(target=self._decode, name="decode", daemon=True)
         self._thread.start()

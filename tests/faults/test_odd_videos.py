@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from media import X264, decode, ffmpeg, header, make_video, packets, rate_of, sound_length
+from media import X264, decode, ffmpeg, header, make_video, packets, rate_of
 from quick import answer_at_once
 
 import Object_Detection
@@ -170,8 +170,7 @@ ODD = {
     "alpha, in VP9": ("in.webm", {"extra": ["-c:v", "libvpx-vp9", "-pix_fmt", "yuva420p"]}, 10),
     "interlaced": ("in.ts", {"extra": ["-c:v", "mpeg2video", "-flags", "+ilme+ildct", "-vf", "setfield=tff"]}, 10),
     "grey, 16 bit": ("in.mkv", {"extra": ["-c:v", "ffv1", "-pix_fmt", "gray16le"]}, 10),
-    "a pixel wide": ("in.mkv", {"extra": ["-vf", "scale=1:48", "-c:v", "ffv1", "-pix_fmt", "yuv444p"]}, 10),
-    "sound longer than the picture": ("in.mp4", {"sound": 2}, 10),
+    "a pixel wide": ("in.mkv", {"extra": ["-vf", "scale=1:48", "-c:v", "png"]}, 10),
 }
 
 
@@ -186,8 +185,6 @@ def test_odd_videos(tmp_path, detect, tried, kind):
         assert ", 2x48" in header("output.mp4")
     else:
         assert np.median(np.abs(frames_in(name)[0] - frames_in("output.mp4")[0])) < 12
-    if "sound" in kind:
-        assert sound_length("output.mp4") == pytest.approx(2, abs=0.05)
     tried(f"odd video: {kind}", "all frames")
 
 
