@@ -86,8 +86,8 @@ class VideoReader:
         pixels = colour_filter(self.info.colours) if planar else f"scale={SCALE_FLAGS},format=rgb24"
         self._process = start(
             ["-nostdin", "-loglevel", "repeat+level+info", "-protocol_whitelist", "file,data,crypto"]
-            + ["-threads", ffmpeg_threads(), "-i", as_input(self.info.path), "-map", "0:V:0", "-fps_mode", "passthrough"]
-            + ["-vf", f"{pixels},showinfo=checksum=0", "-f", "rawvideo", "-"],
+            + ["-threads", ffmpeg_threads(), "-i", as_input(self.info.path), "-map", "0:V:0"]
+            + ["-fps_mode", "passthrough", "-vf", f"{pixels},showinfo=checksum=0", "-f", "rawvideo", "-"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -100,7 +100,8 @@ class VideoReader:
         self.size = self._log.size
         self.rate, self.constant = choose_rate(self.info.times, self.info.tick, self._log.rate)
         self.expected = self.info.expected
-        if self.info.damaged and len(self.info.times) and self.rate == self._log.rate:  # gaps in its one rate are what was lost
+        if self.info.damaged and len(self.info.times) and self.rate == self._log.rate:
+            # The gaps in a constant rate are what was lost.
             self.expected = max(self.expected, round(self.info.times[-1] * self.rate) + 1)
         self._queue = queue.Queue(frames_ahead(self._new_frame().nbytes))
         self._thread = Thread(target=self._decode, name="decode", daemon=True)

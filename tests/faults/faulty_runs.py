@@ -33,7 +33,7 @@ class Ended:
     def error_lines(self):
         """What stands on stderr beside notes and progress bars."""
         lines = [line.rpartition("\r")[2].strip() for line in self.err.splitlines()]
-        return [line for line in lines if line and not line.startswith("note:") and "it/s" not in line and "%|" not in line]
+        return [line for line in lines if line and not line.startswith("note:") and "%|" not in line]
 
 
 class Running:
@@ -44,6 +44,7 @@ class Running:
         quick: let the network answer at once (see quick.py).
         file_size: most bytes of a file that it or what it starts may write (RLIMIT_FSIZE).
         more_memory: most bytes of address space besides what it has at its start (RLIMIT_AS).
+        prepare: (function, arguments) to call before the script begins.
         disk: bytes of a small disk, at folder/"disk"; what lies on it at the end is moved to folder/"left".
     """
 
@@ -100,6 +101,9 @@ def run_here(script, flags, limits):
     sys.path.insert(0, str(ROOT))
     if limits.get("quick", True):
         quick.answer_at_once()
+    if limits.get("prepare"):
+        function, arguments = limits["prepare"]
+        function(*arguments)
     if limits.get("file_size"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limits["file_size"],) * 2)
     if limits.get("more_memory"):

@@ -52,7 +52,6 @@ def join(target, *parts):
     return target
 
 
-
 def plain(path, size="64x48", colour="red", frames=10):
     """A video of one colour, without B-frames."""
     picture = f"color=c={colour}:s={size}:r=25"
