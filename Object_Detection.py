@@ -189,11 +189,8 @@ def run_video(args, source, stop, display):
                 if stop.number or (display and display.closed):
                     break
     tally.seconds.update(decode=reader.seconds, encode=writer.seconds)
-    for note in writer.notes:
-        print(f"note: {note}", file=sys.stderr)
-    if reader.missing:
-        whole = f"{reader.missing} of {reader.expected} frames are missing"
-        print(f"note: {source} is broken off or damaged: {whole}", file=sys.stderr)
+    for note in [*writer.notes, *reader.notes]:
+        print(f"note: {' '.join(note.split())}", file=sys.stderr)
     if stop.number:
         print(f"interrupted after {tally.frames} of {reader.expected or 'any number of'} frames", file=sys.stderr)
     print("\n".join([*tally.lines(time.perf_counter() - started), outputs(target, lines)]))

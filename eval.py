@@ -6,11 +6,13 @@
     python eval.py --detections results                                            # the devkit's det_test_*.txt
 
 It prints a table and writes the devkit's detection files, results.json, pr_curves.png and mistakes.html into
---save_folder.
+--save_folder: each of them whole or not at all, whatever interrupts it.
 """
 
 import argparse
+import signal
 import sys
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from time import perf_counter
 
@@ -72,8 +74,17 @@ def true_or_false(text):
 
 
 def main(args):
-    """Score as args say, print the figures and write the report; returns what results.json holds. Raises InputError."""
+    """Score as args say, print the figures and write the report; returns what results.json holds.
+
+    Raises InputError; ends the process with 128 + the signal's number after Ctrl-C or SIGTERM.
+    """
     check(args)
+    with clean_end():
+        return score(args)
+
+
+def score(args):
+    """What main does, but for signals."""
     from metrics.evaluation import evaluate, read_detections
     from metrics.ground_truth import open_evaluation_set
     from metrics.report import prepare_folder, write_detections, write_report
@@ -88,7 +99,9 @@ def main(args):
         print("note: no mistakes.html, as it shows pictures and --detections reads none", file=sys.stderr)
     else:
         scored = run_detector(args, pictures)
-        detection_files = write_detections(folder, pictures, scored)
+        with whole_files(folder) as unfinished:
+            written = write_detections(unfinished, pictures, scored)
+        detection_files = [folder / path.name for path in written]
     evaluation = evaluate(pictures, scored, args.rule, args.coco_metrics)
     for line in evaluation.notes:
         print(f"note: {line}", file=sys.stderr)
@@ -97,19 +110,64 @@ def main(args):
         for path in detection_files:
             path.unlink()
         detection_files = []
-    content = write_report(
-        folder,
-        evaluation,
-        {
-            "configuration": vars(args),
-            "date": date.isoformat(timespec="seconds"),
-            "seconds": round(perf_counter() - started, 1),
-        },
-    )
+    details = {
+        "configuration": vars(args),
+        "date": date.isoformat(timespec="seconds"),
+        "seconds": round(perf_counter() - started, 1),
+    }
+    with whole_files(folder) as unfinished:
+        content = write_report(unfinished, evaluation, details)
     written = [f"{len(detection_files)} detection files"] if detection_files else []
     written += [name for name in ("results.json", "pr_curves.png", "mistakes.html") if (folder / name).is_file()]
     print(f"report in {folder}: {', '.join(written)}")
     return content
+
+
+@contextmanager
+def whole_files(folder):
+    """A folder in `folder` for files that get to their place when all of them are written; removed with what is left.
+
+    Raises InputError where that fails, which names `folder`.
+    """
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
+    from data.errors import InputError
+
+    try:
+        with TemporaryDirectory(prefix=".writing-", dir=folder) as name:
+            try:
+                yield Path(name)
+            except InputError as error:
+                raise InputError(str(error).replace(name, str(folder))) from error
+            # results.json comes last: where it stands, the others do too
+            for path in sorted(Path(name).iterdir(), key=lambda path: path.name == "results.json"):
+                path.replace(folder / path.name)
+    except OSError as error:
+        raise InputError(f"can't write into {folder} ({error.strerror}): choose another --save_folder") from error
+
+
+@contextmanager
+def clean_end():
+    """Within it Ctrl-C and SIGTERM end the process without a traceback, and what is half-written is removed."""
+
+    def end(number, _frame):
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)  # the cleaning up isn't interrupted
+        print(f"interrupted by {signal.Signals(number).name}", file=sys.stderr)
+        raise SystemExit(128 + number)
+
+    before = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, end)
+    except ValueError:  # not in the main thread: whoever runs us there handles signals
+        pass
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def check(args):

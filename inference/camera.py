@@ -11,18 +11,20 @@ import cv2
 
 from data.errors import InputError
 
+LONGEST_SILENCE = 10.0  # seconds without a picture, after which a camera is taken to be gone
+
 
 class CameraReader:
     """The frames of a camera, as a VideoReader gives those of a file; but a frame that nobody was ready for is dropped.
 
     Args:
         number: of the camera, from 0.
-    Attributes: see VideoReader. The end and the number of frames are unknown (`expected` is None).
+    Attributes: see VideoReader. The end and the number of frames are unknown (`expected` is None). A camera that is
+    unplugged, or silent for LONGEST_SILENCE, ends like a file, with a line in `notes`.
     Raises InputError where there is no such camera, or it gives no picture.
     """
 
     constant = False
-    missing = 0
     expected = None
 
     def __init__(self, number):
@@ -30,6 +32,7 @@ class CameraReader:
         self.decoded = 0
         self.complete = False
         self.seconds = 0.0
+        self.notes = []
         if sys.platform == "linux" and not Path(f"/dev/video{number}").exists():
             raise InputError(f"there is no camera {number} (/dev/video{number}); name another one, or a file")
         with quiet_opencv():
@@ -49,7 +52,12 @@ class CameraReader:
     def _watch(self):
         """Keep the newest frame (in a thread of its own)."""
         while not self._ended:
-            answers, frame = self._capture.read()
+            try:
+                answers, frame = self._capture.read()
+                if answers and frame.shape[1::-1] != self.size:  # plugged in again, it may begin with another size
+                    frame = cv2.resize(frame, self.size, interpolation=cv2.INTER_AREA)
+            except (cv2.error, AttributeError):  # OpenCV trips over what a dying camera sends, or there is no frame
+                answers = False
             with self._change:
                 self._newest = (time.monotonic(), frame) if answers else self._newest
                 self._ended |= not answers
@@ -61,11 +69,13 @@ class CameraReader:
         while True:
             started = time.perf_counter()
             with self._change:
-                self._change.wait_for(lambda: self._newest or self._ended)
+                heard = self._change.wait_for(lambda: self._newest or self._ended, timeout=LONGEST_SILENCE)
                 taken, self._newest = self._newest, None
             self.seconds += time.perf_counter() - started
             if taken is None:
                 self.complete = True
+                how = "gave no more pictures" if heard else f"has been silent for {LONGEST_SILENCE:g} s"
+                self.notes.append(f"{self.path} {how} after {self.decoded} frames: is it still connected?")
                 return
             moment, frame = taken
             first = moment if first is None else first
@@ -76,7 +86,8 @@ class CameraReader:
         """Let go of the camera."""
         self._ended = True
         self._thread.join(timeout=5)
-        self._capture.release()
+        if not self._thread.is_alive():  # else it still waits for the camera, which mustn't vanish under it
+            self._capture.release()
 
     def __enter__(self):
         return self

@@ -3,9 +3,12 @@
 import os
 import queue
 import re
+import shutil
 import subprocess
+import tempfile
 import time
 from fractions import Fraction
+from pathlib import Path
 from threading import Event, Thread
 
 import numpy as np
@@ -57,13 +60,24 @@ class VideoReader:
         constant: False where the frame rate varies (then a VideoWriter needs the time of each frame).
         expected: frames the file announces. decoded: frames that came out so far.
         missing: announced frames that did not come out (known at the end). complete: it has been read to its end.
+        notes: one-line remarks for the user (known at the end).
         seconds: time spent waiting for the decoder.
+    A pipe is first copied to its end, as most kinds of videos can't be read without going back.
     Raises InputError where the file is missing, empty, not a video, or nothing of it decodes.
     """
 
     def __init__(self, path, *, planar=False):
-        self.info = probe(path)
-        self.path = self.info.path
+        self.path = Path(path)
+        self._copy = copy_of_pipe(self.path)
+        try:
+            self.info = probe(path, self._copy and self._copy.name)
+            self._start(planar)
+        except BaseException:
+            self._remove_copy()
+            raise
+
+    def _start(self, planar):
+        """Start the decoder, and the thread that waits for its frames."""
         self.planar = planar
         self.decoded = 0
         self.complete = False
@@ -72,8 +86,8 @@ class VideoReader:
         pixels = colour_filter(self.info.colours) if planar else f"scale={SCALE_FLAGS},format=rgb24"
         self._process = start(
             ["-nostdin", "-loglevel", "repeat+level+info", "-protocol_whitelist", "file,data,crypto"]
-            + ["-threads", ffmpeg_threads(), "-i", as_input(path), "-map", "0:V:0", "-fps_mode", "passthrough"]
-            + ["-vf", f"{pixels},showinfo=checksum=0", "-f", "rawvideo", "-"],
+            + ["-threads", ffmpeg_threads(), "-i", as_input(self.info.path), "-map", "0:V:0"]
+            + ["-fps_mode", "passthrough", "-vf", f"{pixels},showinfo=checksum=0", "-f", "rawvideo", "-"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -82,10 +96,13 @@ class VideoReader:
         self._log = DecoderLog(self._process.stderr)
         if not self._log.wait_for_first():
             self.close()
-            raise InputError(f"{path}: nothing of it can be decoded: {last_words(self._log.errors)}")
+            raise InputError(f"{self.path}: nothing of it can be decoded: {last_words(self._log.errors)}")
         self.size = self._log.size
         self.rate, self.constant = choose_rate(self.info.times, self.info.tick, self._log.rate)
         self.expected = self.info.expected
+        if self.info.damaged and len(self.info.times) and self.rate == self._log.rate:
+            # The gaps in a constant rate are what was lost.
+            self.expected = max(self.expected, round(self.info.times[-1] * self.rate) + 1)
         self._queue = queue.Queue(frames_ahead(self._new_frame().nbytes))
         self._thread = Thread(target=self._decode, name="decode", daemon=True)
         self._thread.start()
@@ -100,8 +117,30 @@ class VideoReader:
     @property
     def missing(self):
         """Announced frames that did not come out; 0 until the end is reached, and for a video without damage."""
-        damaged = self.info.damaged or bool(self._log.errors)
+        damaged = self.info.damaged or bool(self._log.errors) or self._process.returncode != 0
         return max(self.expected - self.decoded, 0) if self.complete and damaged else 0
+
+    @property
+    def notes(self):
+        """What the user should know of the frames that came out, and of those that didn't: a list of lines."""
+        notes = []
+        if self._log.other_size:
+            place, width, height = self._log.other_size
+            wide, high = self.size
+            change = f"from frame {place + 1} on its pictures are {width}x{height}, not {wide}x{high}"
+            notes.append(f"{self.path} changes its size: {change}; they are stretched to it")
+        if self.missing:
+            notes.append(f"{self.path}: {self.missing} of {self.expected} frames are missing: {self._fault()}")
+        return notes
+
+    def _fault(self):
+        """Why frames are missing."""
+        if self.info.expected > self.info.packets:
+            return "it is broken off"
+        if self._process.returncode < 0:
+            return f"its decoder was ended by signal {-self._process.returncode}"
+        reason = f" ({last_words(self._log.errors)})" if self._log.errors else ""
+        return f"it is damaged{reason}"
 
     def __iter__(self):
         for _, frame in self.timed():
@@ -135,6 +174,8 @@ class VideoReader:
                 exact = float(round(shown * self.rate) / self.rate) if self.constant else shown
                 self._put((exact, frame))
             self._log.join()
+            if not self._stopped.is_set():
+                self._process.wait()
             self._put(END)
         except Exception as error:  # handed to whoever iterates
             self._put(error)
@@ -160,12 +201,35 @@ class VideoReader:
         self._log.join()
         self._process.stdout.close()
         self._process.stderr.close()
+        self._remove_copy()
+
+    def _remove_copy(self):
+        if self._copy:
+            self._copy.close()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         self.close()
+
+
+def copy_of_pipe(path):
+    """An open temporary file, removed when it is closed, with all that comes out of a pipe; None for a file.
+
+    Raises InputError where there is no room for it.
+    """
+    if not path.is_fifo():
+        return None
+    copy = tempfile.NamedTemporaryFile(prefix="ssd-pipe-")  # noqa: SIM115 - whoever takes it closes it
+    try:
+        with path.open("rb") as pipe:
+            shutil.copyfileobj(pipe, copy)
+        copy.flush()
+    except OSError as error:
+        copy.close()
+        raise InputError(f"{path} can't be copied to {tempfile.gettempdir()}: {error.strerror}") from error
+    return copy
 
 
 def read_into(stream, buffer):
@@ -180,10 +244,15 @@ def read_into(stream, buffer):
 
 
 class DecoderLog:
-    """Listens to ffmpeg's log in a thread: the size, clock and time of each frame (filter showinfo), and errors."""
+    """Listens to ffmpeg's log in a thread: the size, clock and time of each frame (filter showinfo), and errors.
+
+    other_size: (index, width, height) of the first frame that is not of the first one's size, None where there is none.
+    """
 
     def __init__(self, stream):
         self.size = None
+        self.other_size = None
+        self._count = 0
         self.rate = None
         self.errors = []
         self._tick = None
@@ -210,6 +279,9 @@ class DecoderLog:
         elif found := re.search(r" n: *\d+ pts: *(-?\d+|NOPTS) .* s:(\d+)x(\d+) ", line):
             if self.size is None:
                 self.size = int(found[2]), int(found[3])
+            elif self.other_size is None and self.size != (int(found[2]), int(found[3])):
+                self.other_size = self._count, int(found[2]), int(found[3])
+            self._count += 1
             self._times.put(None if found[1] == "NOPTS" else int(found[1]) * self._tick)
             self._first.set()
 

@@ -7,6 +7,7 @@ import torch
 
 from data.transforms import resize
 from inference.engines import choose
+from inference.memory import WithinMemory
 from layers.functions import Detect
 
 LARGEST = 1e9  # pixels; a corner beyond that is no box's
@@ -41,7 +42,8 @@ class Detections:
 class Detector:
     """An SSD with all that belongs to it: preprocessing, channel order, device, precision, class names.
 
-    May be called from several threads at once.
+    May be called from several threads at once. Where a batch doesn't fit into memory, it goes on with smaller ones, and
+    says so on stderr.
 
     Args:
         weights: checkpoint, a path or a name of the catalogue; None takes the best that lies here (see weights/).
@@ -114,6 +116,7 @@ class Detector:
         self._priors = net.priors.to(self.device, torch.float32)
         self._run = choice.make(net, info)
         self.net = net
+        self._within_memory = WithinMemory(self._detect_batch)
         self._detect = Detect(
             net.num_classes,
             top_k=top_k,
@@ -137,18 +140,20 @@ class Detector:
         name = self.info.path.name if self.info.path else "a network without a file"
         return f"{name}, {self.info.config.name}, {classes}, on {self.device} in {precision}{engine}"
 
-    @torch.inference_mode()
     def __call__(self, frames):
         """Detect in a batch of frames.
 
         frames: list of uint8 RGB arrays [H, W, 3] of any sizes. Returns a list of as many Detections.
-        Raises ValueError for anything but such frames.
+        Raises ValueError for anything but such frames, and InputError where there isn't memory for a single one.
         """
-        if len(frames) == 0:
-            return []
         for frame in frames:
             if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
                 raise ValueError(f"a frame is uint8 RGB [H, W, 3], not {frame.dtype} {list(frame.shape)}")
+        return self._within_memory(frames)
+
+    @torch.inference_mode()
+    def _detect_batch(self, frames):
+        """Detections of a batch of checked frames that goes through the network at once."""
         loc, conf = self._run(np.stack([resize(frame, self.size) for frame in frames]))
         found = self._detect(loc, conf.softmax(dim=-1), self._priors).cpu().numpy()
         return [self._in_pixels(rows, frame.shape) for rows, frame in zip(found, frames, strict=True)]

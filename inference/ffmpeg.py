@@ -42,7 +42,7 @@ HD_COLOURS = Colours("bt709", "bt709", "bt709", "tv")
 class VideoInfo:
     """What a file says about its first video stream (and its sound) before anything of it is decoded."""
 
-    path: Path
+    path: Path  # of its content: a pipe's copy
     times: np.ndarray  # float64 [packets], seconds in order of showing, the first at 0; empty where the file has none
     tick: float  # seconds, the resolution of those times
     packets: int  # pictures the file lists and still holds
@@ -91,15 +91,17 @@ def last_words(lines):
     return lines[-1] if lines else "no reason given"
 
 
-def probe(path):
+def probe(path, copy=None):
     """Ask ffmpeg what is in a video file: VideoInfo.
 
+    copy: where its content lies, if not where the user says (a pipe).
     Raises InputError where the file is missing, empty, not readable, not a video, or only sound.
     """
     path = Path(path)
     check_file(path)
+    content = Path(copy or path)
     process = start(
-        ["-nostdin", "-copyts", "-protocol_whitelist", "file,data,crypto", "-i", as_input(path)]
+        ["-nostdin", "-copyts", "-protocol_whitelist", "file,data,crypto", "-i", as_input(content)]
         + ["-map", "0:V:0", "-map", "0:a?", "-c", "copy", "-f", "framecrc", "-"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -118,7 +120,7 @@ def probe(path):
         listener.join()
         process.stderr.close()
     log = [line.decode("utf-8", "replace").rstrip() for line in log]
-    return understand(path, log, packets)
+    return understand(path, content, log, packets)
 
 
 def check_file(path):
@@ -175,9 +177,9 @@ def read_packets(lines):
     return packets
 
 
-def understand(path, log, packets):
+def understand(path, content, log, packets):
     """Join ffmpeg's header (its log lines) and its list of packets in a VideoInfo; InputError where it's no video."""
-    text = "\n".join(log)
+    text = "\n".join(log).replace(as_input(content), "")  # a name may hold lines that look like ffmpeg's
     header = text.split("Output #0")[0]
     kind = re.search(r"^Input #0, (\S+), from", header, re.MULTILINE)
     if kind is None:
@@ -201,11 +203,11 @@ def understand(path, log, packets):
     sound = tuple(re.findall(r"^  Stream #0:\d+.*?: Audio: (\w+)", header, re.MULTILINE))
     starts = {stream: first * packets.clock[stream] for stream, first in packets.first.items()}
     picture_start = starts.pop(0, 0.0) + late
-    expected = counted_in_whole(path, header, packets, times) or counted
+    expected = counted_in_whole(content, header, packets, times) or counted
     rotation = re.search(r"rotation of (-?[\d.]+) degrees", video[0])
     aspect = re.search(r"\bSAR (\d+:\d+)", video[1])
     return VideoInfo(
-        path=path,
+        path=content,
         times=times,
         tick=tick,
         packets=counted,

@@ -3,7 +3,7 @@
 import json
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Lock
 
 from data.errors import InputError
@@ -33,7 +33,7 @@ class JsonLines:
     def close(self):
         """Finish the file and give it its name."""
         self._guard(self._file.close)
-        grant_usual_permissions(self._partial)
+        self._guard(lambda: grant_usual_permissions(self._partial))
         self._guard(lambda: self._partial.replace(self.path))
 
     def _guard(self, step):
@@ -50,7 +50,8 @@ class JsonLines:
             if kind is None or issubclass(kind, KeyboardInterrupt):
                 self.close()
         finally:
-            self._file.close()
+            with suppress(OSError):  # what could not be written before can't be now
+                self._file.close()
             self._partial.unlink(missing_ok=True)
 
 

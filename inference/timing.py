@@ -62,9 +62,14 @@ def places_of(times, rate):
 
 
 def steady(times):
-    """Take jumps of the clock (steps longer than LONGEST_PAUSE) out of ascending times: float64 [N]."""
-    steps = np.diff(times, prepend=0.0)
-    return np.cumsum(np.where(steps > LONGEST_PAUSE, np.median(steps), steps))
+    """Take jumps of the clock out of ascending times that begin with 0: float64 [N].
+
+    A step longer than LONGEST_PAUSE counts as a usual one, and so does none at all: ffmpeg lists a picture with the
+    time of the one before where the clock went back (recordings glued together).
+    """
+    steps = np.diff(times)
+    usual = np.median(steps[steps > 0]) if (steps > 0).any() else 0.0
+    return np.cumsum([0.0, *np.where((steps > LONGEST_PAUSE) | (steps == 0), usual, steps)])
 
 
 class Clock:

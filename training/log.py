@@ -3,6 +3,7 @@
 import csv
 import re
 import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ class Log:
         paths: index of a picture -> its path, for the message on a loss that isn't finite.
         writes: False on all ranks but 0.
         scored: whether the network of the first iteration has been validated, if it was to be.
+    Raises InputError where it can't be written any more (a full disk), and from then on writes nothing.
     """
 
     def __init__(self, folder, first, last, *, print_every, batch_size, paths, writes, scored=True):
@@ -37,8 +39,10 @@ class Log:
         self.since = time.perf_counter()
         if writes:
             self.bar = tqdm(total=last, initial=first, unit="it", mininterval=5, dynamic_ncols=True)
-            self.board = SummaryWriter(Path(folder) / "log", purge_step=first)
-            self.file, self.rows = _open_table(Path(folder) / "log.csv", first, scored)
+            with writing(folder):
+                self.board = SummaryWriter(Path(folder) / "log", purge_step=first)
+                self.file, self.rows = _open_table(Path(folder) / "log.csv", first, scored)
+            self.folder = folder
 
     def state(self):
         """The sums of the row that isn't written yet, so that a resumed run writes the same rows."""
@@ -83,34 +87,62 @@ class Log:
                  positives=f"{positives:.3f}", seconds=f"{seconds:.4f}")  # fmt: skip
         speed = self.batch_size / seconds
         scalars = {"loss/loc": loss_l, "loss/conf": loss_c, "lr": rate, "positives": positives, "pictures_s": speed}
-        for name, value in scalars.items():
-            self.board.add_scalar(name, value, iteration + 1)
+        with self._writing():
+            for name, value in scalars.items():
+                self.board.add_scalar(name, value, iteration + 1)
         self.bar.set_postfix(loc=f"{loss_l:.3f}", conf=f"{loss_c:.3f}", lr=f"{rate:.2g}", pictures_s=f"{speed:.1f}")
 
     def row(self, iteration, **values):
         """Write a row of log.csv."""
-        self.rows.writerow([iteration, *(values.get(name, "") for name in COLUMNS[1:])])
-        self.file.flush()
+        with self._writing():
+            self.rows.writerow([iteration, *(values.get(name, "") for name in COLUMNS[1:])])
+            self.file.flush()
+
+    @contextmanager
+    def _writing(self):
+        """As `writing`; what can't be written now isn't tried again when the process ends, with a traceback."""
+        try:
+            with writing(self.folder):
+                yield
+        except InputError:
+            with suppress(OSError):
+                self.file.close()
+            raise
 
     def scores(self, iteration, result):
         """Write validation's mAP (11 points), and the AP of each class to TensorBoard."""
         self.row(iteration, mAP=f"{result.mean_ap_11:.6f}")
-        self.board.add_scalar("val/mAP", result.mean_ap_11, iteration)
-        for scored in result.classes:
-            if scored.objects:
-                self.board.add_scalar(f"val_AP/{scored.name}", scored.ap_11, iteration)
+        with self._writing():
+            self.board.add_scalar("val/mAP", result.mean_ap_11, iteration)
+            for scored in result.classes:
+                if scored.objects:
+                    self.board.add_scalar(f"val_AP/{scored.name}", scored.ap_11, iteration)
         self.bar.write(f"iteration {iteration}: val mAP {result.mean_ap_11:.4f}")
         self.since = time.perf_counter()
 
     def pictures(self, iteration, grid):
         """Show pictures with predictions in TensorBoard: uint8 RGB [H, W, 3]."""
-        self.board.add_image("val/predictions", grid, iteration, dataformats="HWC")
+        with self._writing():
+            self.board.add_image("val/predictions", grid, iteration, dataformats="HWC")
 
     def close(self):
         if self.writes:
             self.bar.close()
-            self.board.close()
-            self.file.close()
+            with self._writing():
+                self.board.close()
+                self.file.close()
+
+
+@contextmanager
+def writing(folder):
+    """Within it an OSError is an InputError that names the run's folder."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{folder} can't be written ({error.strerror or error}): make room there, and go on with --resume auto; "
+            "the states saved before are good"
+        ) from error
 
 
 def read_rows(path):
@@ -131,9 +163,12 @@ def _open_table(path, first, scored=True):
         undone = None if scored else (str(first), "")  # a score's row has no learning rate
         kept = [row for row in rows if int(row[0]) <= first and (row[0], row[1]) != undone]
     unfinished = path.with_suffix(".csv.new")
-    with unfinished.open("w", newline="") as file:
-        csv.writer(file).writerows([COLUMNS, *kept])
-    unfinished.replace(path)  # whoever kills the run now finds the old table or the new one
+    try:
+        with unfinished.open("w", newline="") as file:
+            csv.writer(file).writerows([COLUMNS, *kept])
+        unfinished.replace(path)  # whoever kills the run now finds the old table or the new one
+    finally:
+        unfinished.unlink(missing_ok=True)
     file = path.open("a", newline="")
     return file, csv.writer(file)
 
@@ -161,5 +196,11 @@ def draw_curves(folder):
         axes[2].set(title="mAP on val", xlabel="iteration", ylim=(0, None))
     for axis in axes:
         axis.grid(alpha=0.3)
-    figure.savefig(Path(folder) / "curves.png", dpi=110)
+    unfinished = Path(folder) / ".curves.png.part"
+    try:
+        with writing(folder):
+            figure.savefig(unfinished, dpi=110, format="png")
+            unfinished.replace(Path(folder) / "curves.png")
+    finally:
+        unfinished.unlink(missing_ok=True)
     plt.close(figure)
