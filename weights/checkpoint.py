@@ -260,8 +260,9 @@ def _check_info(info):
         raise ValueError(f"the variance is {config.variance!r}")
     if not 0 < config.num_priors < 10**6 or config.min_dim not in (300, 512) or not 0 < info.width <= 4:
         raise ValueError(f"no SSD has {config.num_priors} priors, size {config.min_dim} and width {info.width}")
-    if not PriorBox(config).forward().isfinite().all():
-        raise ValueError("its priors aren't finite")
+    with torch.device("cpu"):  # the numbers themselves are needed, wherever the caller builds its networks
+        if not PriorBox(config).forward().isfinite().all():
+            raise ValueError("its priors aren't finite")
     with torch.device("meta"):  # shapes only: a file that claims a huge network must not cost memory
         loc, _ = info.build().eval().raw(torch.zeros(1, 3, config.min_dim, config.min_dim))
     if loc.shape[1] != config.num_priors:
