@@ -125,6 +125,13 @@ class Log:
         with self._writing():
             self.board.add_image("val/predictions", grid, iteration, dataformats="HWC")
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.writes:
+            self.bar.close()  # an error begins on a line of its own
+
     def close(self):
         if self.writes:
             self.bar.close()

@@ -66,7 +66,7 @@ def _train(args, device, ranks):
         if log_state.get("unscored"):
             run.validate(first, log)
 
-    with stop_signals() as stop:
+    with stop_signals() as stop, log:
         for iteration, (batch, indices) in enumerate(run.batches(first), start=first):
             rate = run.learning_rate(iteration)
             losses, positives = run.step(batch, rate)

@@ -1,6 +1,7 @@
 """The scripts in processes of their own, under limits, on disks that are full, and struck by signals.
 
-They are forks of a process that has imported what takes seconds (see killing.py).
+The network answers at once in all of them (see quick.py). They are forks of a process that has imported what takes
+seconds (see killing.py).
 """
 
 import ctypes
@@ -12,7 +13,6 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from killing import LIMIT, PROCESSES, ROOT, start_server
 
@@ -41,9 +41,7 @@ class Running:
 
     Args:
         script: its name. flags: a string, or a list of strings. folder: to run in.
-        quick: let the network answer at once (see quick.py).
         file_size: most bytes of a file that it or what it starts may write (RLIMIT_FSIZE).
-        more_memory: most bytes of address space besides what it has at its start (RLIMIT_AS).
         prepare: (function, arguments) to call before the script begins.
         disk: bytes of a small disk, at folder/"disk"; what lies on it at the end is moved to folder/"left".
     """
@@ -66,6 +64,12 @@ class Running:
         assert self.process.exitcode is not None, "it doesn't end"
         return Ended(self.process.exitcode, *(path.read_text() for path in self.said), seconds)
 
+    def wait_until_started(self):
+        """Wait until the process listens to signals as the script does."""
+        while not self.said[1].exists():
+            assert self.process.is_alive()
+            time.sleep(0.002)
+
     def clear(self):
         """Leave nothing behind, whatever has failed."""
         if self.process.is_alive():
@@ -83,38 +87,34 @@ def run_script(*what, **how):
 
 
 def run(script, flags, folder, said, limits):
-    """In the new process."""
-    for number, path in enumerate(said, start=1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    os.chdir(folder)
-    os.environ["SSD_CACHE"] = str(folder.parent / "cache")
-    if limits.get("disk"):
-        run_on_disk(script, flags, folder, limits)
-    else:
-        run_here(script, flags, limits)
+    """In the new process; ends it as `python script` would."""
+    try:
+        for number, path in enumerate(said, start=1):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        os.chdir(folder)
+        os.environ["SSD_CACHE"] = str(folder.parent / "cache")
+        if limits.get("disk"):
+            run_on_disk(script, flags, folder, limits)
+        else:
+            run_here(script, flags, limits)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def run_here(script, flags, limits):
-    """Run the script under its limits; ends the process as `python script` would."""
+    """Run the script under its limits."""
     import quick
 
     sys.path.insert(0, str(ROOT))
-    if limits.get("quick", True):
-        quick.answer_at_once()
+    quick.answer_at_once()
     if limits.get("prepare"):
         function, arguments = limits["prepare"]
         function(*arguments)
     if limits.get("file_size"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limits["file_size"],) * 2)
-    if limits.get("more_memory"):
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + limits["more_memory"],) * 2)
     sys.argv = [script, *flags]
-    try:
-        runpy.run_path(str(ROOT / script), run_name="__main__")
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
+    runpy.run_path(str(ROOT / script), run_name="__main__")
 
 
 def run_on_disk(script, flags, folder, limits):
@@ -122,8 +122,6 @@ def run_on_disk(script, flags, folder, limits):
     disk = folder / "disk"
     disk.mkdir(exist_ok=True)
     mount(disk, limits["disk"])
-    for path in folder.glob("on_disk/*"):
-        (shutil.copytree if path.is_dir() else shutil.copy)(path, disk / path.name)
     child = os.fork()
     if not child:
         code = 1

@@ -58,6 +58,7 @@ def strike(script, flags, folder, number, moment):
     """Start a script, send it a signal after so many seconds, and wait for its end: Ended."""
     running = Running(script, flags, folder)
     try:
+        running.wait_until_started()
         time.sleep(moment)
         with suppress(ProcessLookupError):  # it has ended
             running.signal(number)
