@@ -84,7 +84,7 @@ def paper_network(device, engine, precision):
     """A Detector at the paper's width, with random weights that find next to nothing."""
     torch.manual_seed(0)
     info = CheckpointInfo(voc, VOC_CLASSES, 1.0)
-    return Detector.of_network(build_ssd("test").eval(), info, device, precision, threshold=0.01)
+    return Detector.of_network(build_ssd("test").eval(), info, device, precision, threshold=0.01, engine=engine)
 
 
 def torchvisions_network(device):
