@@ -311,7 +311,7 @@ class Unreadable(torch.utils.data.Dataset):
 def test_the_error_of_a_worker_is_its_own_line_again(num_workers):
     loader = torch.utils.data.DataLoader(Unreadable(), num_workers=num_workers)
     with (
-        pytest.raises(InputError, match=r"^a b\.jpg: not a readable picture; repair it; what was saved"),
+        pytest.raises(InputError, match=r"^a b\.jpg: not a readable picture; repair it; then go on"),
         one_line_errors(),
     ):
         list(loader)

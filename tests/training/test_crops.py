@@ -70,10 +70,10 @@ def interrupted(one_pass, passes):
     """one_pass for so many times, then an interruption."""
     left = [one_pass] * passes
 
-    def attempt(*arguments):
+    def attempt(*arguments, **options):
         if not left:
             raise InterruptedError
-        return left.pop()(*arguments)
+        return left.pop()(*arguments, **options)
 
     return attempt
 
