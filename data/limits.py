@@ -1,4 +1,4 @@
-"""Limits on what a file may make us do: whoever wrote it may be careless, or hostile."""
+"""Pictures decoded within limits: whoever made the file may be careless, or hostile."""
 
 import os
 import stat
@@ -9,15 +9,45 @@ PIXELS = 2**27
 PIXELS_VARIABLE = "OPENCV_IO_MAX_IMAGE_PIXELS"
 os.environ.setdefault(PIXELS_VARIABLE, str(PIXELS))
 
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
 
-def why_undecoded(error):
-    """What a cv2.error of imdecode means, in words; a picture above the limit is told how to lift it."""
-    if "CV_IO_MAX_IMAGE" in error.err:
-        return (
-            f"it claims a size above {os.environ[PIXELS_VARIABLE]} pixels; if you trust it, "
-            f"set the environment variable {PIXELS_VARIABLE} to more"
-        )
-    return "damaged, or no picture"
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def decode_picture(data):
+    """A picture file's bytes as uint8 BGR [H, W, 3], upright as its EXIF data says; grey and transparent ones, too.
+
+    Raises ValueError, in words, where they are damaged, no picture, or claim more than they hold.
+    """
+    if not len(data):
+        raise ValueError("it is empty")
+    data = np.frombuffer(data, np.uint8)
+    if data[:8].tobytes() == PNG and not _holds_its_chunks(data):
+        raise ValueError("damaged: it is cut off, or claims more than it holds")
+    try:
+        picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        if "CV_IO_MAX_IMAGE" in error.err:
+            raise ValueError(
+                f"it claims a size above {os.environ[PIXELS_VARIABLE]} pixels; if you trust it, "
+                f"set the environment variable {PIXELS_VARIABLE} to more"
+            ) from error
+        picture = None  # damaged in a way that OpenCV trips over
+    if picture is None:
+        raise ValueError("damaged, or no picture")
+    return picture
+
+
+def _holds_its_chunks(data):
+    """Whether a PNG holds its chunks up to IEND; OpenCV makes room for what a chunk claims, up to 4 GB, unseen."""
+    place = len(PNG)
+    while place + 12 <= len(data):
+        kind = data[place + 4 : place + 8].tobytes()
+        place += 12 + int.from_bytes(data[place : place + 4].tobytes(), "big")
+        if kind == b"IEND":
+            break
+    return place <= len(data)
 
 
 def check_regular(path):

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree.ElementTree import ParseError
 
-import cv2
 import numpy as np
 import torch
 from defusedxml.common import DefusedXmlException
@@ -17,7 +16,7 @@ from defusedxml.ElementTree import parse as parse_xml
 
 from .config import HOME
 from .errors import InputError
-from .limits import check_regular, why_undecoded
+from .limits import check_regular, decode_picture
 from .names import flaw
 
 VOC_CLASSES = (
@@ -286,9 +285,6 @@ def read_bgr(path):
     except OSError as error:
         raise InputError(f"{path}: can't read the picture ({error.strerror}); is the data set complete?") from error
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except cv2.error as error:
-        raise InputError(f"{path}: not a readable picture ({why_undecoded(error)}); repair or remove it") from error
-    if image is None:
-        raise InputError(f"{path}: not a readable picture; repair or remove it")
-    return image
+        return decode_picture(data)
+    except ValueError as error:
+        raise InputError(f"{path}: not a readable picture ({error}); repair or remove it") from error

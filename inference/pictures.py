@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import cv2
-import numpy as np
 
 from data.errors import InputError
-from data.limits import check_regular, why_undecoded
+from data.limits import check_regular, decode_picture
 from inference.encoding import CONTAINERS, check_writable, grant_usual_permissions, temporary_beside
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".jp2"}
@@ -23,18 +22,15 @@ def read_picture(path):
 
     Raises InputError, which names the file, where it can't be read.
     """
-    reason = "damaged, or no picture"
     try:
         check_regular(path)
         data = Path(path).read_bytes()  # OpenCV's own reading fails on Windows at names beyond ASCII
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror}") from error
     try:
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    except cv2.error as error:
-        picture, reason = None, why_undecoded(error)
-    if picture is None:
-        raise InputError(f"{path} can't be read as a picture: {reason if data else 'it is empty'}")
+        picture = decode_picture(data)
+    except ValueError as error:
+        raise InputError(f"{path} can't be read as a picture: {error}") from error
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=picture)
 
 

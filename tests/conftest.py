@@ -17,7 +17,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--long",
         action="store_true",
-        help="kill training runs 20 times, not twice, and try twelve times as many hostile files",
+        help="kill training runs 20 times, not twice, and try six times as many hostile files",
     )
 
 

@@ -6,8 +6,8 @@ import trials
 
 @pytest.fixture
 def count(request):
-    """Function of the inputs in CI's short form: as many there, twelve times as many with --long."""
-    return lambda short: short * 12 if request.config.getoption("--long") else short
+    """Function of the inputs in CI's short form: as many there, six times as many with --long."""
+    return lambda short: short * 6 if request.config.getoption("--long") else short
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -83,6 +83,14 @@ def test_a_large_picture_says_how_to_lift_the_limit(tmp_path):
 
 
 @READERS
+@pytest.mark.parametrize("kind", [b"IDAT", b"tEXt", b"acTL"])
+def test_a_png_s_chunk_that_claims_to_be_huge(tmp_path, kind, read):
+    """OpenCV makes room for it before it looks whether the file holds it."""
+    data = png(52, 40)[:33] + struct.pack(">I", 0xE0000000) + kind + bytes(10_000)
+    expect_refusal("bomb", written(tmp_path / "a.png", data), read, tmp_path)
+
+
+@READERS
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="a POSIX device")
 def test_a_device_without_end(tmp_path, read):
     expect_refusal("bomb", Path("/dev/zero"), read, tmp_path)

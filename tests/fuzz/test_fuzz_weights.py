@@ -103,7 +103,7 @@ def test_checkpoints_of_changed_bytes(contents, tmp_path, count):
             return write(folder, "a.pth", mutate_bytes(rng, [seed[:4000]], PICKLE_TOKENS) + seed[4000:])
         return write(folder, "a.pth", mutate_bytes(rng, [seed], PICKLE_TOKENS))
 
-    attack("checkpoint, bytes", make, use, count(400), tmp_path)
+    attack("checkpoint, bytes", make, use, count(200), tmp_path)
 
 
 def test_checkpoints_of_other_values(contents, tmp_path, count):
@@ -114,7 +114,7 @@ def test_checkpoints_of_other_values(contents, tmp_path, count):
         changed = mutate_value(rng, contents, hostile, lambda path: not described or path[0] != "state_dict")
         return write(folder, "a.pth", stored(changed))
 
-    attack("checkpoint, values and configs", make, use, count(500), tmp_path)
+    attack("checkpoint, values and configs", make, use, count(200), tmp_path)
 
 
 def test_bare_state_dicts_of_other_values(contents, tmp_path, count):
@@ -123,7 +123,7 @@ def test_bare_state_dicts_of_other_values(contents, tmp_path, count):
     def make(rng, folder):
         return write(folder, "a.pth", stored(mutate_value(rng, contents["state_dict"], hostile)))
 
-    attack("state dict, values", make, use, count(200), tmp_path)
+    attack("state dict, values", make, use, count(80), tmp_path)
 
 
 ARGUMENTS = Namespace(
@@ -178,7 +178,7 @@ def test_states_of_training_runs(training, tmp_path, count):
             assert log["iteration"] + log["count"] + sum(log["sums"]) is not None
         run.optimizer.step()
 
-    attack("state of a training run", make, read, count(250), tmp_path)
+    attack("state of a training run", make, read, count(100), tmp_path)
 
 
 def test_states_of_crop_training(training, tmp_path, count):
