@@ -1,8 +1,9 @@
 """The one error that a user's mistake ends in, and the way a script ends on it."""
 
-import re
 import sys
 from contextlib import contextmanager
+
+from .names import shown
 
 
 class InputError(Exception):
@@ -22,7 +23,5 @@ def exit_on_input_error():
     try:
         yield
     except InputError as error:
-        line = " ".join(str(error).split())
-        line = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: f"\\x{ord(match[0]):02x}", line)
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {shown(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(2)

@@ -215,10 +215,10 @@ def _open(remote, part, validator):
                 part.unlink()
                 raise _CutOff("the server can't go on where the transfer ended") from None
             if error.code in BUSY:
-                raise _CutOff(f"the server answers {error.code} {error.reason}") from None
+                raise _CutOff(f"the server answers {error.code} {_reason(error.reason)}") from None
             if 300 <= error.code < 400:
                 raise _Refused(f"the server redirects without end (HTTP {error.code})") from None
-            raise _Refused(f"the server answers {error.code} {error.reason}") from None
+            raise _Refused(f"the server answers {error.code} {_reason(error.reason)}") from None
     except urllib.error.URLError as error:
         raise _CutOff(f"no connection to {urlsplit(remote.address).hostname} ({_reason(error.reason)})") from error
     except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a redirect to no address at all
@@ -226,7 +226,8 @@ def _open(remote, part, validator):
 
 
 def _reason(error):
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return reason[:200]  # a server may say anything, at any length
 
 
 def _receive(response, remote, part, progress):

@@ -6,6 +6,11 @@ import re
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
+def shown(text):
+    """A text for people in which nothing can steer a terminal: control characters and their like stand as escapes."""
+    return _UNFIT.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
 def flaw(name, longest=200):
     """What makes a name unusable, in words; None where nothing does. Every script and every punctuation is fine."""
     if not isinstance(name, str):

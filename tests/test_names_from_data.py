@@ -205,6 +205,10 @@ def test_coco_annotations_without_what_only_segmentation_needs_are_scored(tmp_pa
         assert figures["AR_100"] == pytest.approx(1)
 
 
+def test_notes_can_be_printed_whatever_they_name():
+    assert note(["\ud800", "a\x1b[2J", 7], "{} pictures") == ["3 pictures: \\ud800, a\\x1b[2J, 7"]
+
+
 def test_notes_take_braces_as_they_are():
     assert note(["a"], "{} classes in {folder} and {0.__class__}") == ["1 classes in {folder} and {0.__class__}: a"]
 

@@ -91,6 +91,22 @@ def test_the_download_script_ends_in_one_line_and_code_2(tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
 
 
+def test_a_server_s_words_are_cut_short(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 404 " + b"x" * 10_000 + b"\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/file.bin"
+        with pytest.raises(InputError, match="the server answers 404 x") as caught:
+            fetch(Remote("file.bin", address), tmp_path)
+    assert len(str(caught.value)) < 1000
+
+
 def test_many_at_once_fetch_once(tmp_path):
     """Six threads, each with its own lock on the file, and a server that counts."""
     import hashlib
