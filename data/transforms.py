@@ -1,5 +1,7 @@
 """From a picture to the network's input: the one preprocessing of training, evaluation and detection."""
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 import torch
@@ -36,10 +38,17 @@ def to_input(pictures, channel_order="RGB", dtype=torch.float32, memory_format=t
         [B, 3, size, size]: minus the mean (123, 117, 104), not divided by anything.
     """
     x = pictures.permute(0, 3, 1, 2)  # a view in channels_last already
-    x = x.float() - torch.tensor(RGB_MEANS, dtype=torch.float32, device=x.device).view(1, 3, 1, 1)
+    x = x.float() - _means_on(x.device)
     if channel_order == "BGR":
         x = x.flip(1)
     return x.to(dtype).contiguous(memory_format=memory_format)
+
+
+@lru_cache(maxsize=8)
+def _means_on(device):
+    """The mean, float32 [1, 3, 1, 1]. Kept, as the program waits where it is brought to a GPU anew."""
+    with torch.inference_mode(False):  # whoever asks first
+        return torch.tensor(RGB_MEANS, dtype=torch.float32, device=device).view(1, 3, 1, 1)
 
 
 class BaseTransform:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from data.transforms import resize
+from inference.device_path import DevicePath
 from inference.engines import choose
 from inference.memory import WithinMemory
 from layers.functions import Detect
@@ -125,6 +126,8 @@ class Detector:
             variance=net.detect.variance,
             keep_top_k=keep_top_k,
         )
+        cuda = self.device.type == "cuda"
+        self._rows_of = DevicePath(self._run, self._detect, self._priors, self.size) if cuda else self._rows_on_host
 
     @property
     def size(self):
@@ -154,9 +157,12 @@ class Detector:
     @torch.inference_mode()
     def _detect_batch(self, frames):
         """Detections of a batch of checked frames that goes through the network at once."""
+        return [self._in_pixels(rows, frame.shape) for rows, frame in zip(self._rows_of(frames), frames, strict=True)]
+
+    def _rows_on_host(self, frames):
+        """Detect's rows, all but the network computed on the host: float32 array [B, classes, top_k, 5]."""
         loc, conf = self._run(np.stack([resize(frame, self.size) for frame in frames]))
-        found = self._detect(loc, conf.softmax(dim=-1), self._priors).cpu().numpy()
-        return [self._in_pixels(rows, frame.shape) for rows, frame in zip(found, frames, strict=True)]
+        return self._detect(loc, conf.softmax(dim=-1), self._priors).cpu().numpy()
 
     def _in_pixels(self, rows, shape):
         """Detect's rows of one picture, [classes, top_k, 5] with corners as fractions -> Detections."""

@@ -37,6 +37,8 @@ def enlarged(detections, side, size):
 
 def share_threads(device):
     """How to spread the work on a device: (workers, threads of PyTorch for each)."""
+    if device.type == "cuda":
+        return 2, torch.get_num_threads()  # one prepares its frames, or draws, while the other waits for the device
     if device.type != "cpu":
         return 1, torch.get_num_threads()
     workers = min(torch.get_num_threads(), MOST_WORKERS)

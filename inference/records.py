@@ -20,7 +20,8 @@ class JsonLines:
     def __init__(self, path):
         self.path = check_writable(path)
         self._partial = temporary_beside(self.path)
-        self._file = self._partial.open("w", encoding="utf-8")
+        # A name that is no UTF-8 comes as lone surrogates; as JSON's own \\u escapes they can be written and read back.
+        self._file = self._partial.open("w", encoding="utf-8", errors="backslashreplace")
 
     def write(self, detections, **where):
         """One line: `where` (frame, time, file) and `detections`: label, score, box as x1, y1, x2, y2 in pixels."""

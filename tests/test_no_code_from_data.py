@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted(
     path
     for path in ROOT.rglob("*.py")
-    if not any(part.startswith(".") or part in ("venv", "tests") for part in path.relative_to(ROOT).parts)
+    if not any(part.startswith(".") or part in ("venv", "tests", "scratch") for part in path.relative_to(ROOT).parts)
 )
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 RUN_CODE = {"eval", "exec", "compile", "__import__"}

@@ -23,6 +23,9 @@ class TorchEngine:
     def __call__(self, pictures):
         """pictures: uint8 RGB array [B, S, S, 3] -> (loc [B, P, 4], conf [B, P, C]), float32 on the device."""
         # Bytes cross over to the device, a quarter of what float32 would be; everything else happens there.
-        pictures = torch.from_numpy(pictures).to(self.device)
+        return self.network(torch.from_numpy(pictures).to(self.device))
+
+    def network(self, pictures):
+        """The same for pictures that lie on the device: uint8 tensor [B, S, S, 3]."""
         loc, conf = self.net.raw(to_input(pictures, self.channel_order, self.dtype))
         return loc.float(), conf.float()

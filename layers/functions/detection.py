@@ -6,6 +6,7 @@ from torch import nn
 from ..box_utils import VARIANCE, decode
 
 TILE = 64  # boxes of a class that are compared with all better ones at a time, on a CPU
+ROUNDS = 24  # of NMS on a GPU before anyone looks whether it has ended; photographs take 7 to 15 at a threshold of 0.01
 
 
 class Detect(nn.Module):
@@ -69,28 +70,55 @@ class Detect(nn.Module):
             float32 [B, C, top_k, 5]: rows (score, x1, y1, x2, y2), corners as fractions of the picture, best first,
             padded with zeros.
         """
-        batch, num_priors = len(loc_data), len(prior_data)
-        if batch == 0:
+        if len(loc_data) == 0:
             return loc_data.new_zeros(0, self.num_classes, self.top_k, 5, dtype=torch.float32)
+        if loc_data.is_cuda:
+            return self._with_few_looks(loc_data, conf_data, prior_data)
+        scores, boxes = self._candidates(loc_data, conf_data, prior_data, look=True)
+        return self._pack(_suppress(boxes, scores, self.nms_thresh), scores, boxes, len(loc_data))
+
+    @torch.no_grad()
+    def without_a_look(self, loc_data, conf_data, prior_data, rounds=ROUNDS):
+        """As `forward`, but nothing depends on values before the result is complete: a CUDA graph can hold all of it.
+
+        Args:
+            loc_data, conf_data, prior_data: as for `forward`; at least one picture.
+            rounds: of NMS, see `_suppress`; at most `nms_top_k` are ever needed.
+
+        Returns:
+            (rows as from `forward`, bool scalar tensor: whether the rounds sufficed; else drop the rows).
+        """
+        scores, boxes = self._candidates(loc_data, conf_data, prior_data, look=False)
+        kept, settled = _suppress_at_once(boxes, scores, self.nms_thresh, rounds)
+        return self._pack(kept, scores, boxes, len(loc_data)), settled
+
+    def _with_few_looks(self, loc_data, conf_data, prior_data, rounds=ROUNDS):
+        """`forward` for devices where each look at a value makes the program wait for all that is under way."""
+        while True:
+            rows, settled = self.without_a_look(loc_data, conf_data, prior_data, rounds)
+            if bool(settled):
+                return rows
+            rounds *= 4  # seldom: a chain of boxes, each suppressing the next, was longer
+
+    def _candidates(self, loc_data, conf_data, prior_data, look):
+        """What enters NMS, best first: scores [B * C, K], 0 where there is none, and corners [B * C, K, 4].
+
+        look: whether K may depend on the scores.
+        """
+        batch, num_priors = len(loc_data), len(prior_data)
         scores = conf_data.float().reshape(batch, num_priors, self.num_classes).transpose(1, 2)  # [B, C, P]
         candidates = scores.masked_fill(~(scores > self.conf_thresh), 0.0)  # also takes out NaN
         candidates[:, self.background_label] = 0
 
-        scores, prior = self._best_of_each_class(candidates.flatten(0, 1), num_priors)  # [B * C, K]
+        scores, prior = self._best_of_each_class(candidates.flatten(0, 1), look)  # [B * C, K]
         chosen = prior.view(batch, -1)
         loc = loc_data.float().gather(1, chosen[..., None].expand(-1, -1, 4))
-        boxes = decode(loc, prior_data[chosen].float(), self.variance).view(*scores.shape, 4)
+        return scores, decode(loc, prior_data[chosen].float(), self.variance).view(*scores.shape, 4)
 
-        kept = _suppress(boxes, scores, self.nms_thresh)
-        if self.keep_top_k is not None:
-            kept = self._cut_over_classes(kept, scores, batch)
-        return self._pack(kept, scores, boxes).view(batch, self.num_classes, self.top_k, 5)
-
-    def _best_of_each_class(self, candidates, num_priors):
+    def _best_of_each_class(self, candidates, look):
         """The best candidates, [rows, P] -> scores and prior indices [rows, K], best first; 0 marks no candidate."""
-        k = min(self.nms_top_k, num_priors)
-        if not candidates.is_cuda:
-            # Where looking costs no synchronisation, don't carry more columns than the fullest class fills.
+        k = min(self.nms_top_k, candidates.shape[1])
+        if look:  # don't carry more columns than the fullest class fills
             k = max(1, min(k, int((candidates > 0).sum(dim=1).max())))
         return candidates.topk(k, dim=1)
 
@@ -101,13 +129,15 @@ class Detect(nn.Module):
         cut = torch.zeros_like(kept_scores, dtype=torch.bool).scatter_(1, best, True)
         return kept & cut.view_as(kept)
 
-    def _pack(self, kept, scores, boxes):
-        """Move the kept boxes to the front of their rows: [rows, K] -> [rows, top_k, 5]."""
+    def _pack(self, kept, scores, boxes, batch):
+        """Move the kept boxes to the front of their rows: bool [B * C, K] -> [B, C, top_k, 5]."""
+        if self.keep_top_k is not None:
+            kept = self._cut_over_classes(kept, scores, batch)
         place = (kept.cumsum(dim=1) - 1).masked_fill(~kept, self.top_k).clamp_(max=self.top_k)
         rows = torch.cat([scores[..., None], boxes], dim=-1)
         packed = rows.new_zeros(len(rows), self.top_k + 1, 5)  # the last row takes what isn't kept
         packed.scatter_(1, place[..., None].expand(-1, -1, 5), rows)
-        return packed[:, : self.top_k]
+        return packed[:, : self.top_k].view(batch, self.num_classes, self.top_k, 5)
 
 
 def _suppress(boxes, scores, nms_thresh):
@@ -117,8 +147,8 @@ def _suppress(boxes, scores, nms_thresh):
     nothing changes arrives at the greedy answer: after n rounds all boxes are right whose chain of suppressors is
     shorter than n, so the fixed point is unique, and real pictures reach it in a few rounds.
 
-    On a CPU the boxes take their turn in tiles, best first: what lies in earlier tiles is settled then, worse boxes
-    aren't compared with better ones a second time, and the pairs of a tile fit into the cache.
+    The boxes take their turn in tiles, best first: what lies in earlier tiles is settled then, worse boxes aren't
+    compared with better ones a second time, and the pairs of a tile fit into a CPU's cache.
 
     Args:
         boxes: corners [R, K, 4], best first.
@@ -130,13 +160,25 @@ def _suppress(boxes, scores, nms_thresh):
     """
     present = scores > 0
     kept = present.clone()
-    size = boxes.shape[1] if boxes.is_cuda else TILE
-    for start in range(0, boxes.shape[1], size):
-        end = start + size
+    for start in range(0, boxes.shape[1], TILE):
+        end = start + TILE
         suppresses = _overlapping(boxes[:, :end], boxes[:, start:end], nms_thresh)  # [R, end, tile]
         free = present[:, start:end] & ~_any_of(kept[:, :start], suppresses[:, :start])
         kept[:, start:end] = _settle(free, suppresses[:, start:].triu(diagonal=1))
     return kept
+
+
+def _suppress_at_once(boxes, scores, nms_thresh, rounds):
+    """As `_suppress`, but with a number of rounds that is known ahead.
+
+    Returns:
+        (bool [R, K], bool scalar tensor: whether the last round changed nothing, so that this is the fixed point).
+    """
+    present = kept = scores > 0
+    suppresses = _overlapping(boxes, boxes, nms_thresh).triu_(diagonal=1)
+    for _ in range(rounds):
+        before, kept = kept, present & ~_any_of(kept, suppresses)
+    return kept, (before == kept).all()
 
 
 def _settle(free, suppresses):

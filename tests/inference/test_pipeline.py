@@ -154,7 +154,8 @@ def test_threads_of_pytorch_and_opencv_are_as_before():
 def test_threads_are_shared_out(monkeypatch, threads, shared):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     assert share_threads(torch.device("cpu")) == shared
-    assert share_threads(torch.device("cuda")) == (1, threads)
+    assert share_threads(torch.device("cuda")) == (2, threads)
+    assert share_threads(torch.device("mps")) == (1, threads)
 
 
 @pytest.fixture(scope="module")

@@ -247,3 +247,46 @@ class TestSuppress:
         scores = torch.tensor([[0.9, 0.8, 0.7]])
         assert len(torchvision_nms(boxes[0], scores[0], 0.45)) == 3
         assert _suppress(boxes, scores, 0.45).all()
+
+
+class TestWithoutALook:
+    """What a GPU does: everything of known shape, and a flag that says whether it may be believed."""
+
+    @pytest.mark.parametrize("options", [{}, {"nms_top_k": 400, "keep_top_k": 200}, {"top_k": 20, "nms_thresh": 0.9}])
+    def test_equals_forward(self, priors300, options):
+        loc, scores = golden_inputs.detect(seed=4)
+        detect = Detect(21, **options)
+        out, settled = detect.without_a_look(loc, scores, priors300)
+        assert settled.shape == ()
+        assert settled
+        assert torch.equal(out, detect(loc, scores, priors300))
+
+    def test_nothing_found(self, priors300):
+        scores = torch.zeros(1, 8732, 21)
+        out, settled = Detect(21).without_a_look(torch.zeros(1, 8732, 4), scores, priors300)
+        assert settled
+        assert not out.any()
+
+    def chain(self, links):
+        """Boxes of which each suppresses the next one only: greedy NMS keeps every other one."""
+        cx = 0.1 + torch.arange(links) * 0.05
+        priors = torch.stack([cx, torch.full_like(cx, 0.5), torch.full_like(cx, 0.2), torch.full_like(cx, 0.2)], dim=1)
+        score = torch.linspace(0.9, 0.5, links)
+        return torch.zeros(1, links, 4), torch.stack([1 - score, score], dim=1)[None], priors
+
+    @pytest.mark.parametrize("rounds", [1, 2, 5, 14])
+    def test_says_when_the_rounds_are_too_few(self, rounds):
+        chain = self.chain(15)
+        detect = Detect(2, nms_thresh=0.5)
+        assert not detect.without_a_look(*chain, rounds=rounds)[1]
+        for enough in (16, 40):
+            out, settled = detect.without_a_look(*chain, rounds=enough)
+            assert settled
+            assert torch.equal(out, detect(*chain))
+        assert int((out[..., 0] > 0).sum()) == 8
+
+    def test_goes_on_until_they_suffice(self):
+        chain = self.chain(100)
+        detect = Detect(2, nms_thresh=0.5)
+        assert not detect.without_a_look(*chain)[1]
+        assert torch.equal(detect._with_few_looks(*chain), detect(*chain))
