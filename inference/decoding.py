@@ -14,7 +14,17 @@ from threading import Event, Thread
 import numpy as np
 
 from data.errors import InputError
-from inference.ffmpeg import MATRICES, SCALE_FLAGS, as_input, colour_filter, last_words, probe, start
+from inference.ffmpeg import (
+    MATRICES,
+    SCALE_FLAGS,
+    WITHIN_LIMITS,
+    as_input,
+    colour_filter,
+    last_words,
+    probe,
+    refuse_large,
+    start,
+)
 from inference.planar import PlanarFrame
 from inference.timing import Clock, choose_rate
 
@@ -85,7 +95,7 @@ class VideoReader:
         self._stopped = Event()
         pixels = colour_filter(self.info.colours) if planar else f"scale={SCALE_FLAGS},format=rgb24"
         self._process = start(
-            ["-nostdin", "-loglevel", "repeat+level+info", "-protocol_whitelist", "file,data,crypto"]
+            ["-nostdin", "-loglevel", "repeat+level+info", *WITHIN_LIMITS]
             + ["-threads", ffmpeg_threads(), "-i", as_input(self.info.path), "-map", "0:V:0"]
             + ["-fps_mode", "passthrough", "-vf", f"{pixels},showinfo=checksum=0", "-f", "rawvideo", "-"],
             stdin=subprocess.DEVNULL,
@@ -96,6 +106,7 @@ class VideoReader:
         self._log = DecoderLog(self._process.stderr)
         if not self._log.wait_for_first():
             self.close()
+            refuse_large(self.path, self._log.errors)
             raise InputError(f"{self.path}: nothing of it can be decoded: {last_words(self._log.errors)}")
         self.size = self._log.size
         self.rate, self.constant = choose_rate(self.info.times, self.info.tick, self._log.rate)

@@ -22,6 +22,11 @@ SCALE_FLAGS = "flags=bicubic+full_chroma_int+accurate_rnd"
 FORMATS_WITHOUT_PICTURES = {"tty", "bin", "xbin", "adf", "idf", "data"}
 NO_TIMESTAMP = -(2**63)
 DISCARD, CORRUPT = 4, 2  # packet flags of libavcodec
+# Of a frame: 8192x4320 and its decoder's margins. Dozens of frames are in memory at a time, and a header may claim
+# 16384 pixels each way where there is nothing.
+MOST_PIXELS = 36_000_000
+# For reading a file: no network, and no frame above those pixels.
+WITHIN_LIMITS = ["-protocol_whitelist", "file,data,crypto", "-max_pixels", str(MOST_PIXELS)]
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ def probe(path, copy=None):
     check_file(path)
     content = Path(copy or path)
     process = start(
-        ["-nostdin", "-copyts", "-protocol_whitelist", "file,data,crypto", "-i", as_input(content)]
+        ["-nostdin", "-copyts", *WITHIN_LIMITS, "-i", as_input(content)]
         + ["-map", "0:V:0", "-map", "0:a?", "-c", "copy", "-f", "framecrc", "-"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -180,6 +185,7 @@ def read_packets(lines):
 def understand(path, content, log, packets):
     """Join ffmpeg's header (its log lines) and its list of packets in a VideoInfo; InputError where it's no video."""
     text = "\n".join(log).replace(as_input(content), "")  # a name may hold lines that look like ffmpeg's
+    refuse_large(path, log)
     header = text.split("Output #0")[0]
     kind = re.search(r"^Input #0, (\S+), from", header, re.MULTILINE)
     if kind is None:
@@ -222,6 +228,15 @@ def understand(path, content, log, packets):
         picture_start=picture_start,
         sound_start=min(starts.values(), default=picture_start),
     )
+
+
+def refuse_large(path, log):
+    """Raise InputError where ffmpeg's log lines say that a picture has more than MOST_PIXELS."""
+    if size := re.search(r"Picture size (\d+x\d+) exceeds specified max pixel count", "\n".join(log)):
+        raise InputError(
+            f"{path}: its pictures are {size[1]}, larger than the 8192x4320 that are read; make it smaller, "
+            "as with ffmpeg's filter scale"
+        )
 
 
 def late_start(times):

@@ -344,3 +344,14 @@ def test_ctrl_c_closes_the_video(tmp_path, checkpoint, number):
     assert count == len(lines_of(tmp_path / "found.jsonl"))
     assert f"{count} frames" in out
     assert "Audio: aac" in header(tmp_path / "output.mp4")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are any bytes on Linux only")
+def test_a_name_that_is_no_utf8(tmp_path, run):
+    name = os.fsdecode(b"d\xf6g \xff.png")
+    picture(tmp_path / name)
+    run(".", "--output", "out", "--json", "found.jsonl")
+    (line,) = lines_of("found.jsonl")
+    assert line["file"].endswith(name)
+    assert [found["label"] for found in line["detections"]] == ["dog", "person"]
+    assert len(names(tmp_path / "out")) == 1

@@ -55,6 +55,18 @@ def test_videos(seeds, tmp_path, count):
     attack("video, MP4", make, read, count(40), tmp_path)
 
 
+@pytest.mark.parametrize("claimed", [(16_000, 16_000), (60_000, 60_000), (65_500, 9)])
+def test_pictures_that_claim_to_be_huge(tmp_path, claimed):
+    """Motion JPEG: the size in the header of each picture is what a decoder makes room for."""
+    width, height = claimed
+    path = make_video(tmp_path / "a.avi", frames=3, extra=("-c:v", "mjpeg"))
+    parts = path.read_bytes().split(b"\xff\xc0\x00\x11\x08")
+    assert len(parts) >= 4
+    size = struct.pack(">HH", height, width)
+    path.write_bytes(parts[0] + b"".join(b"\xff\xc0\x00\x11\x08" + size + part[4:] for part in parts[1:]))
+    attack("video, AVI with a lie", lambda *_: path, read, 1, tmp_path)
+
+
 def lie(data, box, offset, *numbers):
     """A video with numbers of 32 bits written into a box, `offset` bytes after its name."""
     place = data.index(box) + 4 + offset

@@ -443,3 +443,18 @@ def test_an_unwritable_target_is_named(tmp_path, where):
     with pytest.raises(InputError, match=where.split("/")[-1]):
         VideoWriter(tmp_path / where, (64, 48), 25)
     assert left_behind(tmp_path) == ["folder.mp4"]
+
+
+@pytest.mark.parametrize("codec", ["mjpeg", "libx264"])
+@pytest.mark.parametrize("size", ["9000x4000", "9000x4800"])
+def test_pictures_larger_than_8k_are_refused(tmp_path, codec, size):
+    extra = ("-c:v", codec, *(("-preset", "ultrafast") if codec == "libx264" else ()))
+    path = make_video(tmp_path / "a.avi", size, frames=1, source="color", extra=extra)
+    with pytest.raises(InputError, match=r"a\.avi: its pictures are 90\d\dx.*8192x4320"):
+        VideoReader(path)
+
+
+def test_pictures_of_8192x4320_are_read(tmp_path):
+    path = make_video(tmp_path / "a.mp4", "8192x4320", frames=1, source="color", extra=("-preset", "ultrafast"))
+    with VideoReader(path, planar=True) as reader:
+        assert [frame.size for frame in reader] == [(8192, 4320)]
