@@ -13,6 +13,9 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
 PNG = b"\x89PNG\r\n\x1a\n"
+JPEG, JPEG_SCAN = b"\xff\xd8", b"\xff\xda"
+# Of a JPEG: a progressive one usually has ten, and each goes over all the pixels, however few bytes it takes.
+MOST_SCANS = 64
 
 
 def decode_picture(data):
@@ -25,6 +28,10 @@ def decode_picture(data):
     data = np.frombuffer(data, np.uint8)
     if data[:8].tobytes() == PNG and not _holds_its_chunks(data):
         raise ValueError("damaged: it is cut off, or claims more than it holds")
+    if data[:2].tobytes() == JPEG and (scans := data.tobytes().count(JPEG_SCAN)) > MOST_SCANS:
+        raise ValueError(
+            f"it holds {scans} scans, each of which takes time, and {MOST_SCANS} are allowed: save it anew"
+        )
     try:
         picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
     except cv2.error as error:

@@ -76,6 +76,17 @@ def test_the_largest_picture_s_header_costs_what_its_pixels_cost(tmp_path, progr
     attack("bomb", lambda *_: path, read_picture, 1, tmp_path)
 
 
+@READERS
+def test_a_progressive_picture_of_many_scans(tmp_path, read):
+    """100 kB that a decoder works on for minutes: each scan goes over all the pixels."""
+    _, data = cv2.imencode(".jpg", np.full((4000, 4000, 3), 99, np.uint8), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])
+    head, *scans = data.tobytes().split(b"\xff\xda")
+    assert 5 < len(scans) < limits.MOST_SCANS
+    attack("bomb", lambda *_: written(tmp_path / "a.jpg", data.tobytes()), read, 1, tmp_path)
+    bomb = b"\xff\xda".join([head, scans[0], *scans[1:2] * 10_000, *scans[1:]])
+    expect_refusal("bomb", written(tmp_path / "a.jpg", bomb), read, tmp_path)
+
+
 def test_a_large_picture_says_how_to_lift_the_limit(tmp_path):
     path = written(tmp_path / "a.png", png(60_000, 60_000))
     with pytest.raises(InputError, match="set the environment variable OPENCV_IO_MAX_IMAGE_PIXELS"):
