@@ -18,7 +18,7 @@ from inference.devices import choose_precision
 from layers import MultiBoxLoss, PriorBox
 from layers.modules.multibox_loss import matched_priors
 from ssd import build_ssd
-from training.network import Heads, build_optimizer, training_memory_format
+from training.network import Heads, bring_to, build_optimizer
 from training.samples import MatchedBatch, RunBatches, TrainingSamples
 
 PLAIN_SGD = SimpleNamespace(weight_decay=5e-4, caffe_bias=False, optimizer="sgd", lr=1e-6, momentum=0.9)
@@ -138,8 +138,7 @@ def loop_cases(device, precision, batch=128, steps=20):
 
 def our_training(device, precision, criterion):
     """A step as train.py takes it: a function of pictures uint8 RGB [B, 300, 300, 3] and what they were matched to."""
-    memory_format = training_memory_format(device, precision, width=1)
-    net = build_ssd("train").to(device, memory_format=memory_format)
+    net, memory_format = bring_to(device, build_ssd("train"), precision, width=1)
     optimizer, heads = build_optimizer(net, PLAIN_SGD, device), Heads(net)
 
     def train(pictures, loc_t, conf_t):

@@ -7,6 +7,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from data.errors import InputError
+from layers.modules import use_winograd
 from ssd import build_ssd
 from weights.catalogue import resolve
 from weights.checkpoint import is_plain, read_file
@@ -57,6 +58,25 @@ def training_memory_format(device, precision, width):
     if device.type == "cpu" and precision == torch.float32 and width > 0.5:
         return torch.contiguous_format
     return torch.channels_last
+
+
+def bring_to(device, net, precision, width, compiled=False):
+    """Make a network ready to be trained on a device.
+
+    Args:
+        device, precision: what it computes on and in.
+        net: an SSD; it is changed.
+        width: its width.
+        compiled: it is to go through torch.compile, which has convolutions of its own.
+
+    Returns:
+        (the network, memory format of its input).
+    """
+    memory_format = training_memory_format(device, precision, width)
+    net = net.to(device, memory_format=memory_format)
+    if device.type == "cpu" and precision == torch.float32 and not compiled:
+        use_winograd(net)
+    return net, memory_format
 
 
 def load_base(net, name, say):

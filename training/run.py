@@ -26,7 +26,7 @@ from .crops import pretrain_base
 from .datasets import training_pictures
 from .log import draw_curves
 from .low_resolution import priors_at
-from .network import Heads, averaged, build_network, build_optimizer, freeze_base, training_memory_format
+from .network import Heads, averaged, bring_to, build_network, build_optimizer, freeze_base
 from .samples import InMemory, InputSize, MatchedBatch, NoAugmentation, RunBatches, Subset, TrainingSamples
 from .schedule import learning_rate
 from .validation import Validation
@@ -64,9 +64,8 @@ class Run:
         if args.val_split and ranks.writes:
             self.validation = Validation(args.dataset, args.dataset_root, args.val_split, self.info, device)
 
-        self.memory_format = training_memory_format(device, self.precision, args.width)
         net = build_network(args, config, len(class_names) + 1, ranks.say)
-        self.net = net.to(device, memory_format=self.memory_format)
+        self.net, self.memory_format = bring_to(device, net, self.precision, args.width, args.compile)
         self.criterion = MultiBoxLoss(self.net.num_classes, variance=config.variance)
 
     def resume(self):
