@@ -99,7 +99,7 @@ def _parse(path):
     except OSError as error:
         raise InputError(f"{path}: can't read the annotation ({error.strerror}); is the data set complete?") from error
     except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
-        raise InputError(f"{path}: not a readable VOC annotation ({error}); repair or remove it") from error
+        raise InputError(f"{path}: not a readable VOC annotation ({str(error)[:200]}); repair or remove it") from error
 
 
 def _number(element, tag, path, default=None):

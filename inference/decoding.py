@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from threading import Event, Thread
@@ -232,14 +233,18 @@ def copy_of_pipe(path):
     """
     if not path.is_fifo():
         return None
-    copy = tempfile.NamedTemporaryFile(prefix="ssd-pipe-")  # noqa: SIM115 - whoever takes it closes it
+    copy = None
     try:
+        copy = tempfile.NamedTemporaryFile(prefix="ssd-pipe-")  # noqa: SIM115 - whoever takes it closes it
         with path.open("rb") as pipe:
             shutil.copyfileobj(pipe, copy)
         copy.flush()
     except OSError as error:
-        copy.close()
-        raise InputError(f"{path} can't be copied to {tempfile.gettempdir()}: {error.strerror}") from error
+        with suppress(OSError):  # what could not be written before can't be now
+            if copy:
+                copy.close()
+        where = tempfile.tempdir or "any temporary folder"
+        raise InputError(f"{path} can't be copied to {where}: {error.strerror}") from error
     return copy
 
 

@@ -80,7 +80,7 @@ def read_detection_files(folder, split, ids, class_names):
         )
     if unknown_ids and not any(len(pictures) for pictures, _, _ in parts):
         raise InputError(
-            f"no picture of {folder}'s det_{split}_*.txt is in split {split} (first: {next(iter(unknown_ids))}): "
+            f"no picture of {folder}'s det_{split}_*.txt is in split {split} (first: {next(iter(unknown_ids)):.60}): "
             "were these files made for another data set?"
         )
     pictures, labels, numbers = (np.concatenate(column) for column in zip(*parts, strict=True))

@@ -1,8 +1,10 @@
 """eval.py as its users run it: on finished detections, and with a small network on a few pictures."""
 
 import json
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -255,3 +257,60 @@ def test_help_answers_without_importing_torch():
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--trained_model" in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_while_the_report_is_written_leaves_none_of_it(devkit, tmp_path, monkeypatch, capsys, number):
+    """And a second one doesn't stop the cleaning up."""
+    root, results = devkit
+    clean_up = tempfile.TemporaryDirectory.cleanup
+
+    def interrupted(path, *_):
+        path.write_text("half a picture")
+        signal.raise_signal(number)
+
+    def interrupted_again(folder):
+        signal.raise_signal(number)
+        clean_up(folder)
+
+    def before(*_):
+        """Whoever listened to signals before."""
+
+    monkeypatch.setattr("metrics.report.write_curves", interrupted)
+    monkeypatch.setattr(tempfile.TemporaryDirectory, "cleanup", interrupted_again)
+    kept = signal.signal(number, before)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            run("--voc_root", root, "--detections", results, "--save_folder", tmp_path / "report")
+        assert signal.getsignal(number) is before
+    finally:
+        signal.signal(number, kept)
+    assert ended.value.code == 128 + number
+    assert list((tmp_path / "report").iterdir()) == []
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if not line.startswith("note:")] == [f"interrupted by {number.name}"]
+
+
+def test_results_json_gets_to_its_place_last(tmp_path, monkeypatch):
+    """Where it stands, the others do too, in whatever order a disk lists them."""
+    moved, listed, replace = [], Path.iterdir, Path.replace
+    monkeypatch.setattr(Path, "iterdir", lambda path: sorted(listed(path), key=lambda found: "json" not in found.name))
+    monkeypatch.setattr(Path, "replace", lambda path, to: moved.append(to.name) or replace(path, to))
+    with eval_script.whole_files(tmp_path) as folder:
+        for name in ("mistakes.html", "results.json", "pr_curves.png"):
+            (folder / name).write_text("whole")
+    assert moved[-1] == "results.json"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(moved)
+    assert len(moved) == 3
+
+
+def test_detection_files_are_written_whole_or_not_at_all(folder, tmp_path, checkpoint, monkeypatch):
+    def half(target, *_):
+        (target / "det_val_cat.txt").write_text("half a li")
+        raise InputError(f"{target} can't be written")
+
+    monkeypatch.setattr("metrics.report.write_detections", half)
+    report = tmp_path / "report"
+    with pytest.raises(InputError, match="report can't be written"):
+        run("--dataset", folder, "--trained_model", checkpoint, "--save_folder", report, "--device", "cpu")
+    assert list(report.iterdir()) == []

@@ -54,7 +54,7 @@ def report(folder, pictures, output):
 
 @pytest.mark.parametrize("kind", ["VOC", "COCO"])
 def test_a_report_on_classes_of_any_name(tmp_path, kind, capsys):
-    data, output = tmp_path / "my {data} $x_", tmp_path / "out {0}"
+    data, output = tmp_path / "my {data} $x_{$", tmp_path / "out {0}"
     boxes = {number: (1 + number, 1, 40 + number, 60) for number in range(len(NASTY))}
     if kind == "VOC":
         make_voc(data, {"<b>1": [(name, boxes[number], 0) for number, name in enumerate(NASTY)], "{x}": []})
@@ -167,6 +167,14 @@ def test_coco_pictures_of_impossible_names_are_refused(tmp_path, name):
         COCODetection(root, "val2017")
 
 
+def test_a_split_s_name_too_long_for_the_disk_is_a_picture_that_is_missing(tmp_path):
+    """200 letters are a name, and may be 400 bytes, which are none."""
+    folder = make_voc(tmp_path, {"1": []})
+    (folder / "ImageSets" / "Main" / "val.txt").write_text("ö" * 200, encoding="utf-8")
+    with pytest.raises(InputError, match=r"ö\.jpg: can't read the picture"):
+        VOCDetection(folder, [("", "val")]).pull_image(0)
+
+
 def test_a_name_too_long_for_the_disk_is_a_picture_that_is_missing(tmp_path):
     root = make_coco(tmp_path, {1: [(1, (1, 1, 5, 5), 0)]}, {1: "cat"})
     path = root / "annotations" / "instances_val2017.json"
@@ -207,6 +215,10 @@ def test_coco_annotations_without_what_only_segmentation_needs_are_scored(tmp_pa
 
 def test_notes_can_be_printed_whatever_they_name():
     assert note(["\ud800", "a\x1b[2J", 7], "{} pictures") == ["3 pictures: \\ud800, a\\x1b[2J, 7"]
+
+
+def test_notes_cut_long_names_short():
+    assert note(["x" * 9999], "{} pictures") == [f"1 pictures: {'x' * 100}"]
 
 
 def test_notes_take_braces_as_they_are():

@@ -1,6 +1,7 @@
 """COCO as a training set: ids and classes from the JSON, the lineage's names, and faults named."""
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -111,13 +112,45 @@ def change(root, **parts):
         ({"image_id": 7, "category_id": 1, "bbox": [0, 0, 1]}, "four finite numbers"),
         ({"image_id": 7, "category_id": 1, "bbox": [0, 0, 1, float("nan")]}, "four finite numbers"),
         ({"image_id": 7, "category_id": 1, "bbox": [0, 0, 1, "x"]}, "instances_train2017.json"),
+        ({"image_id": 7, "category_id": 1, "bbox": [0, 0, 1, 1e300]}, "four finite numbers"),
+        ({"image_id": 7, "category_id": 1, "bbox": [0, 0, 1, True]}, "four finite numbers"),
         ({"image_id": 7, "category_id": 1}, "'bbox'"),
+        ({"image_id": 7, "category_id": 1, "bbox": [9] * 9999}, r"has bbox \[9, 9, "),
+        ({"image_id": "x" * 9999, "category_id": 1, "bbox": [0, 0, 1, 1]}, "of picture 'xxx"),
+        ({"image_id": 7, "category_id": "x" * 9999, "bbox": [0, 0, 1, 1]}, "has category 'xxx"),
     ],
 )
 def test_broken_entries_are_refused(root, entry, words):
     change(root, annotations=[entry])
+    with pytest.raises(InputError, match=words) as caught:
+        COCODetection(root, "train2017")
+    assert len(str(caught.value)) < 300 + len(str(root))
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"width": "wide"}, "width and height of picture 7"),
+        ({"height": None}, "width and height of picture 7"),
+        ({"width": 1e300}, "width and height of picture 7"),
+        ({"id": "a\x1b[2J"}, "the picture id .* can't be used, it holds control characters"),
+        ({"id": "a" * 201}, "the picture id .* can't be used, it is 201 characters long"),
+    ],
+    ids=str,
+)
+def test_broken_pictures_are_refused(root, entry, words):
+    change(root, images=[{"id": 7, "file_name": "000000000007.jpg", "width": 9, "height": 9, **entry}], annotations=[])
     with pytest.raises(InputError, match=words):
         COCODetection(root, "train2017")
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file that can be opened and not read is Linux's")
+def test_a_json_that_the_disk_does_not_give_is_named(root):
+    path = root / "annotations" / "instances_train2017.json"
+    path.unlink()
+    path.symlink_to("/proc/self/mem")
+    with pytest.raises(InputError, match=r"instances_train2017\.json can't be read \("):
+        read_coco_annotations(path)
 
 
 def test_missing_or_foreign_json_is_refused(root):

@@ -214,6 +214,64 @@ def test_a_damaged_archive_is_named(tmp_path, content):
         unpack(tmp_path / "archive", tmp_path / "folder")
 
 
+def with_header(**headers):
+    """A .tar of one file whose extended header says what no file has."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers=headers) as archive:
+        archive.addfile(tarfile.TarInfo("a"))
+    return buffer.getvalue()
+
+
+def changed_zip(local, central, value):
+    """A .zip of one file with bytes written over both its headers, at an offset in each."""
+    data = bytearray(make_zip({"a": b"1" * 99}))
+    for start in (data.index(b"PK\3\4") + local, data.index(b"PK\1\2") + central):
+        data[start : start + len(value)] = value
+    return bytes(data)
+
+
+def of_lzma(damage):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a", bytes(range(256)) * 4)
+    data = bytearray(buffer.getvalue())
+    start = data.index(b"PK\3\4") + 30 + len("a") + damage
+    data[start : start + 8] = b"\xff" * 8
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        with_header(mtime="nan"),
+        with_header(mtime="1e300"),
+        changed_zip(30, 46, b"\0"),
+        changed_zip(6, 8, b"\1"),
+        changed_zip(6, 8, b"\x20"),
+        changed_zip(8, 10, b"\x63"),
+        of_lzma(4),
+        of_lzma(12),
+    ],
+    ids=["no time", "a time beyond all", "no name", "a password", "patches", "an unknown method",
+         "settings of LZMA", "data of LZMA"],
+)  # fmt: skip
+def test_what_python_s_modules_trip_over_is_named(tmp_path, content):
+    """They raise many more errors than the ones they are documented to raise."""
+    (tmp_path / "archive").write_bytes(content)
+    with pytest.raises(InputError, match=r"archive (is damaged or unsafe|can't be unpacked)"):
+        unpack(tmp_path / "archive", tmp_path / "folder")
+
+
+def test_a_long_name_in_an_archive_is_cut_short(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        link = tarfile.TarInfo("x" * 9999)
+        link.type, link.linkname = tarfile.SYMTYPE, "a"
+        archive.addfile(link)
+    with pytest.raises(InputError, match="unsafe") as caught:
+        unpack(tmp_path / "x.tar", tmp_path / "folder")
+    assert len(str(caught.value)) < 400 + len(str(tmp_path))
+
+
 def test_a_changed_byte_in_a_zip_is_found(tmp_path):
     (tmp_path / "archive").write_bytes(make_zip({"a": b"1" * 99}).replace(b"1111", b"1121", 1))
     with pytest.raises(InputError, match="archive is damaged"):

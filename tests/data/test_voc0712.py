@@ -84,17 +84,19 @@ class TestAnnotations:
             ({"ymax": "<ymax>tall</ymax>"}, "'tall'"),
             ({"ymax": "<ymax>nan</ymax>"}, "'nan'"),
             ({"ymax": "<ymax>inf</ymax>"}, "'inf'"),
+            ({"ymax": f"<ymax>{'9' * 9999}</ymax>"}, "<ymax> is '999"),
             ({"difficult": "<difficult>maybe</difficult>"}, "'maybe'"),
             ({"width": "<width>wide</width>"}, "'wide'"),
             ({"object": "<object>"}, "not a readable VOC annotation"),
         ],
-        ids=str,
+        ids=lambda value: str(value)[:40],
     )
     def test_faults_name_the_file(self, tmp_path, changes, said):
         path = folder_of(tmp_path, **changes) / "Annotations" / "a.xml"
         text = message(lambda: read_annotation(path))
         assert str(path) in text
         assert said in text
+        assert len(text) < 300 + len(str(path))
 
     @pytest.mark.parametrize(
         "content", [b"", b"plain text", b"<annotation>", b"\xff\xfe\x00<annotation/>", b"\x00" * 50]
@@ -103,6 +105,11 @@ class TestAnnotations:
         path = tmp_path / "a.xml"
         path.write_bytes(content)
         assert str(path) in message(lambda: read_annotation(path))
+
+    def test_an_entity_of_a_long_name(self, tmp_path):
+        path, name = tmp_path / "a.xml", "x" * 9999
+        path.write_text(f"<!DOCTYPE a [<!ENTITY {name} 'x'>]><annotation>&{name};</annotation>")
+        assert len(message(lambda: read_annotation(path))) < 400 + len(str(path))
 
     def test_missing(self, tmp_path):
         assert str(tmp_path / "a.xml") in message(lambda: read_annotation(tmp_path / "a.xml"))

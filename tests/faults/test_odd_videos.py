@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -219,7 +220,12 @@ def test_names(tmp_path, detect, tried, name):
 
 def pour(data, pipe):
     """Write data into a named pipe from a thread of its own, and end."""
-    thread = threading.Thread(target=lambda: pipe.write_bytes(data), daemon=True)
+
+    def write():
+        with suppress(BrokenPipeError):  # whoever reads may have enough
+            pipe.write_bytes(data)
+
+    thread = threading.Thread(target=write, daemon=True)
     thread.start()
     return thread
 
@@ -259,6 +265,47 @@ def test_a_pipe_without_a_video(tmp_path, detect, tried):
         thread.join()
         assert sorted(path.name for path in tmp_path.iterdir()) == ["pipe"]
         tried("pipe without a video", "one line")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no named pipes in folders")
+@pytest.mark.parametrize("fault", ["no video", "no room", "nowhere"])
+def test_a_pipe_s_copy_is_gone_before_anybody_hears_why(tmp_path, monkeypatch, fault):
+    """While the error is held, so are the frames that it came through, and the copy's owner with them."""
+    import resource
+
+    temporary, pipe = tmp_path / "temporary", tmp_path / "pipe"
+    temporary.mkdir()
+    os.mkfifo(pipe)
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+
+    if fault == "nowhere":
+        temporary.rmdir()
+    else:
+        pour(b"no video\n" * 5000, pipe)
+    expected = {"no video": "read as a video", "no room": f"copied to {temporary}: File too large"}
+    expected["nowhere"] = f"copied to {temporary}: No such file"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096 if fault == "no room" else limits[0], limits[1]))
+        with pytest.raises(InputError, match=f"pipe can't be {expected[fault]}") as caught:
+            VideoReader(pipe)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert fault == "nowhere" or list(temporary.iterdir()) == []
+    assert caught.value.__traceback__ is not None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no named pipes in folders")
+def test_a_pipe_s_copy_is_gone_once_the_reader_is_closed(tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    pour(make_video(tmp_path / "in.mp4", frames=3).read_bytes(), tmp_path / "pipe")
+    with VideoReader(tmp_path / "pipe") as reader:
+        assert len(list((tmp_path / "temporary").iterdir())) == 1
+        assert len(list(reader)) == 3
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert reader.complete  # it is still there
 
 
 class Camera:
@@ -337,3 +384,33 @@ def test_a_camera_goes_away(tmp_path, detect, monkeypatch, tried, kind):
     if kind is Changed:
         assert frames[-1, 24, 32].argmax() == 2  # blue, as the new pictures are
     tried(f"camera goes away: {kind.__name__.lower()}", "the frames there are, and a note")
+
+
+def test_a_camera_that_is_still_asked_is_not_let_go(monkeypatch):
+    """OpenCV crashes where a camera is released while a thread waits for its picture."""
+    answer, asked, released = threading.Event(), threading.Event(), []
+
+    class Stuck(Camera):
+        left = 1
+
+        def end(self):
+            asked.set()
+            answer.wait(60)
+            return False, None
+
+        def release(self):
+            released.append(answer.is_set())
+
+    monkeypatch.setattr("cv2.VideoCapture", Stuck)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    reader = camera.CameraReader(7)
+    assert asked.wait(60)
+    thread, join = reader._thread, reader._thread.join
+    monkeypatch.setattr(thread, "join", lambda timeout: join(0.05))
+    reader.close()
+    assert thread.is_alive()
+    assert released == []
+    answer.set()
+    join(60)
+    reader.close()
+    assert released == [True]

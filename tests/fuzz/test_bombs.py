@@ -1,10 +1,12 @@
 """Small files that claim or unfold to huge ones, or that run code: refused by name, soon and in little memory."""
 
 import contextlib
+import importlib
 import io
 import json
 import os
 import struct
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from fileserver import serve
-from trials import attack, expect_refusal
+from trials import attack, expect_refusal, in_a_fork
 
 from data import limits
 from data.coco import read_coco_annotations
@@ -67,6 +69,29 @@ def bmp(width, height):
 def test_a_picture_s_header_of_a_huge_size(tmp_path, make, side, read):
     """20,000 x 20,000 is within what OpenCV allows by itself, and would take 1.2 GB before a copy is made."""
     expect_refusal("bomb", written(tmp_path / "a.png", make(side, side)), read, tmp_path)
+
+
+@pytest.mark.parametrize("package", ["data", "inference"])
+def test_the_limit_is_set_before_opencv_reads_it(tmp_path, monkeypatch, package):
+    """Which OpenCV does once, when it is imported."""
+    seen = []
+
+    class Watch:
+        def find_spec(self, name, *_):
+            if name == "cv2":
+                seen.append(os.environ.get(limits.PIXELS_VARIABLE))
+                raise ImportError
+
+    def import_anew(say):
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("cv2", "data", "inference")]:
+            del sys.modules[name]
+        sys.meta_path.insert(0, Watch())
+        with contextlib.suppress(ImportError):
+            importlib.import_module(package)
+        say({"seen": seen})
+
+    monkeypatch.delenv(limits.PIXELS_VARIABLE, raising=False)
+    assert list(in_a_fork(import_anew, tmp_path)) == [{"seen": [str(limits.PIXELS)]}]
 
 
 @pytest.mark.parametrize("progressive", [0, 1])

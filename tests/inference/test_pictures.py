@@ -1,10 +1,13 @@
 """Pictures in and out."""
 
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
 
 from data.errors import InputError
+from data.voc0712 import read_bgr
 from inference.pictures import is_picture, list_pictures, read_picture, targets_for, write_picture
 
 
@@ -55,6 +58,24 @@ def test_unreadable_pictures_are_named(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(InputError, match=r"bad\.jpg"):
         read_picture(path)
+
+
+@pytest.mark.parametrize("read", [read_picture, read_bgr])
+def test_a_name_that_no_file_can_have_is_named(read):
+    with pytest.raises(InputError, match="bad"):
+        read("bad\0.jpg")
+
+
+def test_a_picture_is_in_memory_only_once(tmp_path):
+    """Of the largest that are read, a second copy would take half a gigabyte."""
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((1000, 1000, 3), np.uint8))
+    tracemalloc.start()
+    try:
+        assert read_picture(tmp_path / "a.png").nbytes == 3_000_000
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 3_000_000 <= peak < 4_000_000
 
 
 def test_unwritable_pictures_are_named(tmp_path, picture):

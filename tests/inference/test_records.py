@@ -1,4 +1,4 @@
-"""The closing summary."""
+"""The closing summary, and the lines of JSON."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from data.errors import InputError
 from inference import Detections
-from inference.records import Tally
+from inference.records import JsonLines, Tally
 
 
 def found(*names):
@@ -60,3 +61,12 @@ def test_time_counts_where_the_stage_fails():
         time.sleep(0.002)
         raise ZeroDivisionError
     assert tally.seconds["network"] >= 0.002
+
+
+def test_lines_that_vanish_under_the_run_are_named(tmp_path):
+    """As by a disk that was pulled out, or one that knows no permissions."""
+    lines = JsonLines(tmp_path / "found.jsonl")
+    lines._partial.unlink()
+    with pytest.raises(InputError, match=r"found\.jsonl can't be written: No such file"), lines:
+        lines.write(found("dog"), frame=0)
+    assert list(tmp_path.iterdir()) == []

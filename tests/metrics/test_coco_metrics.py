@@ -227,11 +227,17 @@ def test_results_json_is_read_into_corners(tmp_path):
         (json.dumps([GOOD, {**GOOD, "bbox": [1, 2, 3]}]), "result 1 has"),
         (json.dumps([GOOD, {**GOOD, "score": float("nan")}]), "result 1 has"),
         (json.dumps([GOOD, {**GOOD, "score": "high"}]), "result 1 isn't"),
+        (json.dumps([GOOD, {**GOOD, "score": "x" * 9999}]), "result 1 isn't"),
+        (json.dumps([GOOD, {**GOOD, "bbox": [1, 2, 3] * 999}]), "result 1 has"),
+        (json.dumps([GOOD, {**GOOD, "bbox": [1, 2, 3, 1e39]}]), "result 1 has"),
+        (json.dumps([GOOD, {**GOOD, "image_id": [3]}]), "result 1 isn't"),
+        (json.dumps([GOOD, {**GOOD, "category_id": {"id": 9}}]), "result 1 isn't"),
         (json.dumps([{**GOOD, "image_id": 77}]), "none of the 1 results"),
     ],
 )
 def test_bad_results_json_is_refused_with_the_entry(tmp_path, content, words):
     path = tmp_path / "results.json"
     path.write_text(content)
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=words) as caught:
         read_results(path, [2, 3], [9])
+    assert len(str(caught.value)) < 400 + len(str(path))

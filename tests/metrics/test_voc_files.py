@@ -68,6 +68,8 @@ def test_any_class_name_makes_a_file_name(tmp_path):
         ("000001 0.5 1 2 3 four", "line 3 has 'four'"),
         ("000001 nan 1 2 3 4", "line 3 has 'nan'"),
         ("000001 0.5 1 2 inf 4", "line 3 has 'inf'"),
+        ("000001 0.5 1 2 1e39 4", "line 3 has '1e39'"),
+        (f"000001 0.5 1 2 {'9' * 999} 4", "line 3 has '9999"),
     ],
 )
 def test_bad_line_is_named_with_its_number(tmp_path, line, words):
@@ -75,6 +77,7 @@ def test_bad_line_is_named_with_its_number(tmp_path, line, words):
     with pytest.raises(InputError, match=words) as caught:
         read_detection_files(folder, "val", IDS, ["cat"])
     assert "det_val_cat.txt" in str(caught.value)
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))
 
 
 def test_bytes_that_are_no_text_are_named(tmp_path):
@@ -105,9 +108,10 @@ def test_what_is_left_out_is_counted_and_named(tmp_path):
     ("split", "words"), [("val", "were these files made for another data set"), ("test", "split val")]
 )
 def test_files_of_another_data_set_or_split_are_refused(tmp_path, split, words):
-    folder = write(tmp_path, "cat", "other 0.5 1 2 3 4\n")
-    with pytest.raises(InputError, match=words):
+    folder = write(tmp_path, "cat", f"{'other' * 999} 0.5 1 2 3 4\n")
+    with pytest.raises(InputError, match=words) as caught:
         read_detection_files(folder, split, IDS, ["cat"])
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))
 
 
 def test_folder_without_any_known_class_is_refused(tmp_path):

@@ -77,8 +77,10 @@ def put(state, path, value):
         (["iteration"], 10**400),
         (["best"], "high"),
         (["best"], None),
+        (["best"], 10**400),
         (["log"], []),
         (["log"], {}),
+        (["log"], torch.zeros(3)),
         (["log", "sums"], [1.0, 2.0]),
         (["log", "sums"], ["a", "b", "c"]),
         (["log", "count"], None),
@@ -91,6 +93,7 @@ def put(state, path, value):
         (["optimizer", "state", 0, "exp_avg"], torch.zeros(3)),
         (["optimizer", "state", 0, "exp_avg"], None),
         (["optimizer", "state", 0, "step"], "once"),
+        (["optimizer", "state", 0, "step"], torch.tensor(1j)),
         (["optimizer", "state", 0], {"step": torch.tensor(1.0)}),
         (["rng"], torch.zeros(3, dtype=torch.uint8)),
     ],
@@ -101,6 +104,25 @@ def test_a_state_that_no_run_wrote_is_refused(run, tmp_path, path, value):
     torch.save(put(state, path, value), tmp_path / "state_2.pth")
     with pytest.raises(InputError, match=r"state_2\.pth: the state of another network or run"):
         load(run, tmp_path / "state_2.pth")
+
+
+def test_a_moment_that_is_no_plain_tensor_is_refused(run, tmp_path):
+    state = torch.load(run.folder / "state_2.pth", weights_only=True)
+    sparse = state["optimizer"]["state"][0]["exp_avg"].to_sparse()
+    torch.save(put(state, ["optimizer", "state", 0, "exp_avg"], sparse), tmp_path / "state_2.pth")
+    with pytest.raises(InputError, match=r"state_2\.pth: the state of another network or run"):
+        load(run, tmp_path / "state_2.pth")
+
+
+def test_moments_on_a_gpu_are_plain():
+    """Where the weights are on one, so are the moments by the time they are looked at."""
+
+    class OnGPU(torch.Tensor):
+        device = property(lambda self: torch.device("cuda"))
+
+    moment = torch.zeros(3).as_subclass(OnGPU)
+    assert moment.device.type == "cuda"
+    assert run_state._fits(torch.zeros(3), "exp_avg", moment)
 
 
 def test_how_a_step_is_computed_is_not_taken_from_the_file(run, tmp_path):
