@@ -159,6 +159,16 @@ def test_the_decoder_is_killed(tmp_path, detect, monkeypatch, tried):
     tried("decoder killed", "the frames there are, and how many are lost")
 
 
+def test_why_frames_are_missing_is_known_before_the_reader_is_closed(tmp_path):
+    path = make_video(tmp_path / "in.mp4", "320x240", frames=200)
+    with VideoReader(path) as reader:
+        for number, _ in enumerate(reader):
+            if number == 5:
+                reader._process.kill()
+        (note,) = reader.notes
+    assert "its decoder was ended by signal 9" in note
+
+
 ODD = {
     "one frame": ("in.mp4", {"frames": 1}, 1),
     "zero duration": ("in.mkv", {"extra": ["-vf", "setpts=0", *PASS, "-c:v", "ffv1"], "frames": 4}, 4),
@@ -281,7 +291,7 @@ def test_a_pipe_s_copy_is_gone_before_anybody_hears_why(tmp_path, monkeypatch, f
     if fault == "nowhere":
         temporary.rmdir()
     else:
-        pour(b"no video\n" * 5000, pipe)
+        pour(b"no video\n" * 600, pipe)  # more than there is room for, and less than Python writes at a time
     expected = {"no video": "read as a video", "no room": f"copied to {temporary}: File too large"}
     expected["nowhere"] = f"copied to {temporary}: No such file"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -84,6 +84,7 @@ def put(state, path, value):
         (["log", "sums"], [1.0, 2.0]),
         (["log", "sums"], ["a", "b", "c"]),
         (["log", "count"], None),
+        (["log", "iteration"], None),
         (["model"], []),
         (["optimizer"], {"param_groups": [], "state": {}}),
         (["optimizer", "param_groups", 0, "lr"], "fast"),
