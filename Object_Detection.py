@@ -147,6 +147,7 @@ def run_video(args, source, stop, display):
     """Detect in a video file or a camera, and write a video."""
     from tqdm import tqdm
 
+    from data.names import shown
     from inference.camera import CameraReader
     from inference.encoding import check_target
     from inference.pipeline import in_order, share_threads
@@ -190,7 +191,7 @@ def run_video(args, source, stop, display):
                     break
     tally.seconds.update(decode=reader.seconds, encode=writer.seconds)
     for note in [*writer.notes, *reader.notes]:
-        print(f"note: {' '.join(note.split())}", file=sys.stderr)
+        print(f"note: {shown(' '.join(note.split()))}", file=sys.stderr)
     if stop.number:
         print(f"interrupted after {tally.frames} of {reader.expected or 'any number of'} frames", file=sys.stderr)
     print("\n".join([*tally.lines(time.perf_counter() - started), outputs(target, lines)]))
@@ -237,6 +238,7 @@ def run_pictures(args, source, stop, display):
 def readable(paths, targets, tally):
     """Yield (path, target, picture uint8 RGB [H, W, 3]) of those that can be read; say which of several can't."""
     from data.errors import InputError
+    from data.names import shown
     from inference.pictures import read_picture
 
     for path, target in zip(paths, targets, strict=True):
@@ -246,7 +248,7 @@ def readable(paths, targets, tally):
         except InputError as error:
             if len(paths) == 1:
                 raise
-            print(f"note: left out: {error}", file=sys.stderr)
+            print(f"note: left out: {shown(str(error))}", file=sys.stderr)
             continue
         yield path, target, picture
 
@@ -286,7 +288,9 @@ def check_apart(sources, target, json):
 
 def outputs(target, lines):
     """The line that says where the results lie."""
-    return f"output: {target}" + (f", {lines.path}" if lines else "")
+    from data.names import shown
+
+    return shown(f"output: {target}" + (f", {lines.path}" if lines else ""))
 
 
 if __name__ == "__main__":

@@ -355,3 +355,15 @@ def test_a_name_that_is_no_utf8(tmp_path, run):
     assert line["file"].endswith(name)
     assert [found["label"] for found in line["detections"]] == ["dog", "person"]
     assert len(names(tmp_path / "out")) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are any bytes on Linux only")
+def test_names_are_shown_escaped(tmp_path, run, capsys):
+    """What is printed can be printed anywhere, and steers no terminal."""
+    picture(tmp_path / "good.png")
+    (tmp_path / "bad\x1b[2J.png").write_bytes(b"nothing")
+    run(".", "--output", os.fsdecode(b"out\xff\x1b[2J"))
+    out, err = capsys.readouterr()
+    assert "output: out\\udcff\\x1b[2J" in out
+    assert "note: left out: bad\\x1b[2J.png" in err
+    assert "\x1b[2J" not in out + err
