@@ -19,21 +19,20 @@ MOST_SCANS = 64
 
 
 def decode_picture(data):
-    """A picture file's bytes as uint8 BGR [H, W, 3], upright as its EXIF data says; grey and transparent ones, too.
+    """Bytes of a picture file as uint8 BGR [H, W, 3], upright as its EXIF data says; grey and transparent ones, too.
 
     Raises ValueError, in words, where they are damaged, no picture, or claim more than they hold.
     """
-    if not len(data):
+    if not data:
         raise ValueError("it is empty")
-    data = np.frombuffer(data, np.uint8)
-    if data[:8].tobytes() == PNG and not _holds_its_chunks(data):
+    if data.startswith(PNG) and not _holds_its_chunks(data):
         raise ValueError("damaged: it is cut off, or claims more than it holds")
-    if data[:2].tobytes() == JPEG and (scans := data.tobytes().count(JPEG_SCAN)) > MOST_SCANS:
+    if data.startswith(JPEG) and (scans := data.count(JPEG_SCAN)) > MOST_SCANS:
         raise ValueError(
             f"it holds {scans} scans, each of which takes time, and {MOST_SCANS} are allowed: save it anew"
         )
     try:
-        picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
         if "CV_IO_MAX_IMAGE" in error.err:
             raise ValueError(
@@ -50,8 +49,8 @@ def _holds_its_chunks(data):
     """Whether a PNG holds its chunks up to IEND; OpenCV makes room for what a chunk claims, up to 4 GB, unseen."""
     place = len(PNG)
     while place + 12 <= len(data):
-        kind = data[place + 4 : place + 8].tobytes()
-        place += 12 + int.from_bytes(data[place : place + 4].tobytes(), "big")
+        kind = data[place + 4 : place + 8]
+        place += 12 + int.from_bytes(data[place : place + 4], "big")
         if kind == b"IEND":
             break
     return place <= len(data)

@@ -9,11 +9,18 @@ import torch
 from .config import RGB_MEANS
 
 
+def averages_areas(height, width, size):
+    """Whether `resize` averages areas: from a reduction to less than half on, as bilinear sampling then skips pixels.
+
+    VOC's pictures (500 pixels at most) are never reduced that far to 300.
+    """
+    return min(height, width) > 2 * size
+
+
 def resize(image, size):
     """Resize a picture to the network's square input, without keeping the aspect (as the paper does).
 
-    Bilinear as in the reference; from a reduction to less than half on, by area averaging, as bilinear sampling then
-    skips pixels. VOC's pictures (500 pixels at most) are never reduced that far to 300.
+    Bilinear as in the reference, but for strong reductions (`averages_areas`).
 
     Args:
         image: uint8 or float32 [H, W, 3].
@@ -22,8 +29,8 @@ def resize(image, size):
     Returns:
         [size, size, 3] of the same dtype.
     """
-    strong = min(image.shape[:2]) > 2 * size
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if strong else cv2.INTER_LINEAR)
+    way = cv2.INTER_AREA if averages_areas(*image.shape[:2], size) else cv2.INTER_LINEAR
+    return cv2.resize(image, (size, size), interpolation=way)
 
 
 def to_input(pictures, channel_order="RGB", dtype=torch.float32, memory_format=torch.channels_last):

@@ -281,7 +281,7 @@ def read_bgr(path):
     """
     try:
         check_regular(path)
-        data = np.fromfile(path, dtype=np.uint8)  # not cv2.imread: that fails on non-Latin paths under Windows
+        data = Path(path).read_bytes()  # not cv2.imread: that fails on non-Latin paths under Windows
     except OSError as error:
         raise InputError(f"{path}: can't read the picture ({error.strerror}); is the data set complete?") from error
     try:

@@ -107,7 +107,7 @@ class VideoReader:
         self._log = DecoderLog(self._process.stderr)
         if not self._log.wait_for_first():
             self.close()
-            refuse_large(self.path, self._log.errors)
+            refuse_large(self.path, "\n".join(self._log.errors))
             raise InputError(f"{self.path}: nothing of it can be decoded: {last_words(self._log.errors)}")
         self.size = self._log.size
         self.rate, self.constant = choose_rate(self.info.times, self.info.tick, self._log.rate)

@@ -5,12 +5,15 @@ what comes back is one piece. For few pictures at a time, where launching hundre
 them, network and Detect are one CUDA graph.
 """
 
+from contextlib import ExitStack
 from functools import lru_cache
 from itertools import groupby
 from threading import Lock
 
 import numpy as np
 import torch
+
+from data.transforms import averages_areas
 
 GRAPHED = 8  # largest batch that is run as a CUDA graph: in larger ones the kernels take longer than their launch
 WARM_UPS = 3  # before a capture, as PyTorch's notes on CUDA graphs ask for
@@ -44,13 +47,11 @@ class DevicePath:
     @torch.inference_mode()
     def __call__(self, frames):
         """list of uint8 RGB arrays [H, W, 3] of any sizes -> float32 array [B, C, top_k, 5], as from Detect."""
-        if not self._cuda:
-            return self._rows(self._upload(frames))
-        with (
-            self._lock,
-            torch.cuda.device(self.device),
-            torch.backends.cudnn.flags(enabled=True, benchmark=True),  # the sizes are few, and each comes many times
-        ):
+        with self._lock, ExitStack() as settings:
+            if self._cuda:
+                settings.enter_context(torch.cuda.device(self.device))
+                # The sizes are few, and each comes many times.
+                settings.enter_context(torch.backends.cudnn.flags(enabled=True, benchmark=True))
             return self._rows(self._upload(frames))
 
     def _upload(self, frames):
@@ -165,7 +166,7 @@ def resize(frames, size):
     height, width = frames.shape[1:3]
     if (height, width) == (size, size):
         return frames
-    by_area = min(height, width) > 2 * size
+    by_area = averages_areas(height, width, size)
     rows, columns = (_on(frames.device, length, size, by_area) for length in (height, width))
     channels = frames.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     resized = rows @ (channels @ columns.T)

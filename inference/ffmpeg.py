@@ -185,7 +185,7 @@ def read_packets(lines):
 def understand(path, content, log, packets):
     """Join ffmpeg's header (its log lines) and its list of packets in a VideoInfo; InputError where it's no video."""
     text = "\n".join(log).replace(as_input(content), "")  # a name may hold lines that look like ffmpeg's
-    refuse_large(path, log)
+    refuse_large(path, text)
     header = text.split("Output #0")[0]
     kind = re.search(r"^Input #0, (\S+), from", header, re.MULTILINE)
     if kind is None:
@@ -231,8 +231,8 @@ def understand(path, content, log, packets):
 
 
 def refuse_large(path, log):
-    """Raise InputError where ffmpeg's log lines say that a picture has more than MOST_PIXELS."""
-    if size := re.search(r"Picture size (\d+x\d+) exceeds specified max pixel count", "\n".join(log)):
+    """Raise InputError where ffmpeg's log, without the file's name, says that a picture has more than MOST_PIXELS."""
+    if size := re.search(r"Picture size (\d+x\d+) exceeds specified max pixel count", log):
         raise InputError(
             f"{path}: its pictures are {size[1]}, larger than the 8192x4320 that are read; make it smaller, "
             "as with ffmpeg's filter scale"

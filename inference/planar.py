@@ -9,7 +9,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from data.transforms import resize
+from data.transforms import averages_areas, resize
 
 # Shares of red and blue in the brightness, by the name of the matrix (ITU-R BT.601, BT.709, BT.2020; FCC; SMPTE 240M).
 SHARES = {
@@ -78,9 +78,9 @@ def shrink(plane, side):
 
     Where that averages areas, halves come first: OpenCV has them in a quick form, and the rest is small.
     """
-    if min(plane.shape) <= 2 * side:
+    if not averages_areas(*plane.shape, side):
         return resize(plane, side)
-    while min(plane.shape) > 2 * side:
+    while averages_areas(*plane.shape, side):
         height, width = plane.shape
         plane = cv2.resize(plane, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
     return cv2.resize(plane, (side, side), interpolation=cv2.INTER_AREA)

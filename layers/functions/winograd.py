@@ -7,6 +7,7 @@ direct one by some 1e-5 of its magnitude, since the transforms round, too.
 """
 
 import torch
+from torch.autograd.function import once_differentiable
 
 OUTPUTS, PATCH = 4, 6  # outputs of a patch and its side, each way
 POINTS = PATCH * PATCH
@@ -72,6 +73,7 @@ class Winograd(torch.autograd.Function):
         return convolve(x, transform_kernels(weight), bias).clone(memory_format=torch.channels_last)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient):
         x, weight = ctx.saved_tensors
         by_x = by_weight = by_bias = None

@@ -40,8 +40,7 @@ def use_winograd(net, *, frozen=False):
     for module in net.modules():
         if type(module) in (nn.Conv2d, WinogradConv2d) and _fits(module):
             module.__class__ = WinogradConv2d  # same parameters, other arithmetic: optimizers needn't know
-            if frozen:
-                module.kernels = transform_kernels(module.weight)
+            module.kernels = transform_kernels(module.weight) if frozen else None
             found += 1
     return found
 

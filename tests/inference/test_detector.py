@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from tiny import DOG, DOG_BOX, DOG_SCORE, PERSON, PERSON_SCORE, make_checkpoint, make_network
+from lively import lively_checkpoint
+from tiny import DOG, DOG_BOX, DOG_SCORE, PERSON, PERSON_SCORE, make_checkpoint
 
 from data import RGB_MEANS, BaseTransform
 from data.errors import InputError
 from inference import Detector, devices
-from weights.checkpoint import save_checkpoint
 
 
 @pytest.fixture
@@ -19,16 +19,7 @@ def checkpoint(tmp_path):
 @pytest.fixture
 def lively(tmp_path):
     """A checkpoint that sees many different things, depending on the picture."""
-    net, info = make_network()
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for head in (*net.loc, *net.conf):
-            head.weight.normal_(std=0.02)
-            head.bias.zero_()
-        for head in net.conf:
-            head.bias.view(-1, 21)[:, 0] = 4
-    save_checkpoint(tmp_path / "lively.pth", net, info)
-    return tmp_path / "lively.pth"
+    return lively_checkpoint(tmp_path / "lively.pth")
 
 
 def pictures(*sizes, seed=0):

@@ -458,3 +458,9 @@ def test_pictures_of_8192x4320_are_read(tmp_path):
     path = make_video(tmp_path / "a.mp4", "8192x4320", frames=1, source="color", extra=("-preset", "ultrafast"))
     with VideoReader(path, planar=True) as reader:
         assert [frame.size for frame in reader] == [(8192, 4320)]
+
+
+def test_a_name_that_reads_like_a_refusal(tmp_path):
+    path = make_video(tmp_path / "Picture size 9x9 exceeds specified max pixel count.mp4")
+    with VideoReader(path) as reader:
+        assert len(list(reader)) == 10

@@ -41,6 +41,13 @@ def test_gradients_by_differences(generator):
     assert torch.autograd.gradcheck(Winograd.apply, case(generator, 2, 2, 3, 5, 6))
 
 
+def test_no_gradients_of_gradients(generator):
+    x, weight, bias = case(generator, 1, 2, 2, 5, 5)
+    (gradient,) = torch.autograd.grad(Winograd.apply(x, weight, bias).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_memory_formats(generator, memory_format):
     x, weight, bias = (tensor.detach() for tensor in case(generator, 2, 4, 6, 11, 10))
@@ -119,6 +126,16 @@ class TestModule:
             use_winograd(net, frozen=True)
             net[0].weight.mul_(2)
             use_winograd(net, frozen=True)
+            torch.testing.assert_close(
+                net(x), functional.conv2d(x, net[0].weight, net[0].bias, padding=1).relu(), rtol=0, atol=1e-4
+            )
+
+    def test_no_longer_frozen(self, generator):
+        net, x = self.layer(generator)
+        with torch.no_grad():
+            use_winograd(net, frozen=True)
+            net[0].weight.mul_(2)
+            use_winograd(net)
             torch.testing.assert_close(
                 net(x), functional.conv2d(x, net[0].weight, net[0].bias, padding=1).relu(), rtol=0, atol=1e-4
             )
