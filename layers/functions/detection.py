@@ -6,6 +6,7 @@ from torch import nn
 from ..box_utils import VARIANCE, decode
 
 TILE = 64  # boxes of a class that are compared with all better ones at a time, on a CPU
+FEW = 0.01  # share of the scores that are candidates, up to which sorting them is faster than a search through all
 ROUNDS = 24  # of NMS on a GPU before anyone looks whether it has ended; photographs take 7 to 15 at a threshold of 0.01
 
 
@@ -103,24 +104,43 @@ class Detect(nn.Module):
     def _candidates(self, loc_data, conf_data, prior_data, look):
         """What enters NMS, best first: scores [B * C, K], 0 where there is none, and corners [B * C, K, 4].
 
-        look: whether K may depend on the scores.
+        look: whether anything but values may depend on the scores.
         """
         batch, num_priors = len(loc_data), len(prior_data)
-        scores = conf_data.float().reshape(batch, num_priors, self.num_classes).transpose(1, 2)  # [B, C, P]
-        candidates = scores.masked_fill(~(scores > self.conf_thresh), 0.0)  # also takes out NaN
-        candidates[:, self.background_label] = 0
-
-        scores, prior = self._best_of_each_class(candidates.flatten(0, 1), look)  # [B * C, K]
+        scores = conf_data.float().reshape(batch, num_priors, self.num_classes)
+        candidate = scores > self.conf_thresh  # NaN isn't
+        candidate[..., self.background_label] = False
+        if look and int(candidate.count_nonzero()) <= FEW * candidate.numel():
+            scores, prior = self._sort_few(scores, candidate)  # [B * C, K]
+        else:
+            scores, prior = self._best_of_each_class(scores, candidate, look)
         chosen = prior.view(batch, -1)
         loc = loc_data.float().gather(1, chosen[..., None].expand(-1, -1, 4))
         return scores, decode(loc, prior_data[chosen].float(), self.variance).view(*scores.shape, 4)
 
-    def _best_of_each_class(self, candidates, look):
-        """The best candidates, [rows, P] -> scores and prior indices [rows, K], best first; 0 marks no candidate."""
-        k = min(self.nms_top_k, candidates.shape[1])
+    def _best_of_each_class(self, scores, candidate, look):
+        """The best candidates, [B, P, C] -> scores and prior indices [B * C, K], best first; 0 marks no candidate."""
+        scores = scores.masked_fill(~candidate, 0.0).transpose(1, 2).flatten(0, 1)
+        k = min(self.nms_top_k, scores.shape[1])
         if look:  # don't carry more columns than the fullest class fills
-            k = max(1, min(k, int((candidates > 0).sum(dim=1).max())))
-        return candidates.topk(k, dim=1)
+            k = max(1, min(k, int(candidate.sum(dim=1).max())))
+        return scores.topk(k, dim=1)
+
+    def _sort_few(self, scores, candidate):
+        """As `_best_of_each_class`, but what is no candidate is never touched again."""
+        picture, prior, label = candidate.nonzero(as_tuple=True)
+        score, row = scores[picture, prior, label], picture * self.num_classes + label
+        order = score.argsort(descending=True, stable=True)
+        order = order[row[order].argsort(stable=True)]  # by row, and best first within each
+        score, row, prior = score[order], row[order], prior[order]
+        rows = len(scores) * self.num_classes
+        first = torch.searchsorted(row, torch.arange(rows, device=row.device))
+        column = torch.arange(len(row), device=row.device) - first[row]
+        enters = (column < self.nms_top_k).nonzero()[:, 0]
+        score, row, prior, column = score[enters], row[enters], prior[enters], column[enters]
+        k = int(column.max()) + 1 if len(column) else 1
+        table = score.new_zeros(rows, k).index_put_((row, column), score)
+        return table, prior.new_zeros(rows, k).index_put_((row, column), prior)
 
     def _cut_over_classes(self, kept, scores, batch):
         """Keep the `keep_top_k` best boxes of each picture over all classes."""
@@ -205,16 +225,17 @@ def _overlapping(boxes, others, nms_thresh):
     """Which pairs overlap too much: corners [R, N, 4] and [R, T, 4] -> 0 or 1, float32 [R, N, T].
 
     Written out rather than taken from torchvision's box_iou, as these few million pairs are most of Detect's time: the
-    work is done in place, one coordinate at a time, and without a division.
+    work is done in place, one coordinate at a time (each in one piece, to be vectorised), and without a division.
     """
-    x1, y1, x2, y2 = boxes[..., None].unbind(dim=2)  # [R, N, 1]
-    u1, v1, u2, v2 = others[:, None].unbind(dim=3)  # [R, 1, T]
-    intersection = _common_length(x1, x2, u1, u2).mul_(_common_length(y1, y2, v1, v2))
+    x1, y1, x2, y2 = boxes.permute(2, 0, 1).contiguous()[..., None]  # [R, N, 1]
+    u1, v1, u2, v2 = others.permute(2, 0, 1).contiguous()[:, :, None]  # [R, 1, T]
+    width = _common_length(x1, x2, u1, u2).clamp_(min=0)  # so a negative height never makes a positive intersection
+    intersection = width.mul_(_common_length(y1, y2, v1, v2))
     # intersection / union > t, with union = both areas - intersection
-    bound = ((x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1)).mul_(nms_thresh / (1 + nms_thresh))
-    return (intersection > bound).to(torch.float32)
+    share = nms_thresh / (1 + nms_thresh)
+    return intersection.gt_((x2 - x1) * (y2 - y1) * share + (u2 - u1) * (v2 - v1) * share)
 
 
 def _common_length(first, last, other_first, other_last):
-    """Length of the intersection of all pairs of intervals: [R, N, 1] and [R, 1, T] -> [R, N, T]."""
-    return torch.minimum(last, other_last).sub_(torch.maximum(first, other_first)).clamp_(min=0)
+    """Length of the intersection of all pairs of intervals, [R, N, 1] and [R, 1, T] -> [R, N, T]; negative: the gap."""
+    return torch.minimum(last, other_last).sub_(torch.maximum(first, other_first))

@@ -8,7 +8,7 @@ import torch
 from torchvision.ops import batched_nms
 from torchvision.ops import nms as torchvision_nms
 
-from layers.functions import Detect
+from layers.functions import Detect, detection
 from layers.functions.detection import _suppress
 
 
@@ -130,6 +130,28 @@ class TestAgainstTheLoop:
         found = detected_by_hand(loc[0], scores[0], priors300, enter=400, keep_top_k=200)
         assert sum(map(len, found.values())) == 200
         assert_rows(out[0], found)
+
+
+class TestFewCandidates:
+    """They are sorted rather than searched for: another way to the same rows."""
+
+    @pytest.mark.parametrize("options", [{}, {"top_k": 7}, {"nms_top_k": 4, "keep_top_k": 9}, {"bkg_label": 2}])
+    @pytest.mark.parametrize("conf_thresh", [0.01, 0.3, 0.9])
+    def test_both_ways_agree(self, monkeypatch, conf_thresh, options):
+        detect = Detect(5, conf_thresh=conf_thresh, **options)
+        found = []
+        for share in (-1, 1):  # never, always
+            monkeypatch.setattr(detection, "FEW", share)
+            found.append(detect(*small_input(3, pictures=3)))
+        assert torch.equal(*found)
+        assert found[0].any()
+
+    def test_at_full_size(self, priors300, monkeypatch):
+        loc, scores = golden_inputs.detect(seed=4)
+        expected = Detect(21, conf_thresh=0.9)(loc, scores, priors300)
+        monkeypatch.setattr(detection, "FEW", 0)
+        assert torch.equal(Detect(21, conf_thresh=0.9)(loc, scores, priors300), expected)
+        assert 0 < ((scores > 0.9).sum() - (scores[..., 0] > 0.9).sum()) < 0.01 * scores.numel()
 
 
 class TestForm:
