@@ -118,6 +118,7 @@ class StopSignal:
 def load_detector(args):
     """The Detector that args ask for, the labels to keep (None: all), after one line that says which network runs."""
     from data.errors import InputError
+    from data.names import shown
     from inference import Detector
 
     detector = Detector(
@@ -132,7 +133,7 @@ def load_detector(args):
     quality = f"mAP {info.mAP:.3f}" if info.mAP is not None else "mAP unknown"
     quality += f" on {info.mAP_on}" if info.mAP is not None and info.mAP_on else ""
     better = "" if info.path.name == Path(BEST).name else f"; for .774 on VOC2007 test: --trained_model {BEST}"
-    print(f"network: {detector.description}; {quality}{better}")
+    print(shown(f"network: {detector.description}; {quality}{better}"))
     if not args.classes:
         return detector, None
     known = {name.lower(): label for label, name in enumerate(detector.class_names)}

@@ -85,6 +85,7 @@ def main(args):
 
 def score(args):
     """What main does, but for signals."""
+    from data.names import shown
     from metrics.evaluation import evaluate, read_detections
     from metrics.ground_truth import open_evaluation_set
     from metrics.report import prepare_folder, write_detections, write_report
@@ -104,7 +105,7 @@ def score(args):
         detection_files = [folder / path.name for path in written]
     evaluation = evaluate(pictures, scored, args.rule, args.coco_metrics)
     for line in evaluation.notes:
-        print(f"note: {line}", file=sys.stderr)
+        print(shown(f"note: {line}"), file=sys.stderr)
     print("\n".join([*table(evaluation), "", *summary(evaluation)]))
     if args.cleanup:
         for path in detection_files:
@@ -119,7 +120,7 @@ def score(args):
         content = write_report(unfinished, evaluation, details)
     written = [f"{len(detection_files)} detection files"] if detection_files else []
     written += [name for name in ("results.json", "pr_curves.png", "mistakes.html") if (folder / name).is_file()]
-    print(f"report in {folder}: {', '.join(written)}")
+    print(shown(f"report in {folder}: {', '.join(written)}"))
     return content
 
 
@@ -184,6 +185,7 @@ def check(args):
 
 def run_detector(args, pictures):
     """Every picture's detections by the network of --trained_model, as a metrics.evaluation.Scored."""
+    from data.names import shown
     from inference import Detector
     from inference.pictures import read_picture
     from metrics.detect import detect_pictures
@@ -204,7 +206,7 @@ def run_detector(args, pictures):
         calibration=args.calibration,
     )
     info, device, precision = detector.info, str(detector.device), str(detector.dtype).removeprefix("torch.")
-    print(f"network: {detector.description}")
+    print(shown(f"network: {detector.description}"))
     detections, rate = detect_pictures(
         detector, pictures.paths, read_picture, batch_size=args.batch_size, num_workers=args.num_workers
     )

@@ -41,6 +41,7 @@ def main(args):
     from pathlib import Path
 
     check(args)
+    from data.names import shown
     from inference.engines.export import export
     from inference.engines.onnx_file import OPSET
     from layers.functions import Detect
@@ -55,10 +56,10 @@ def main(args):
         threshold = net.detect.conf_thresh if args.confidence_threshold is None else args.confidence_threshold
         net.detect = Detect(net.num_classes, 0, top_k, threshold, net.detect.nms_thresh, variance=net.detect.variance)
     agreement = export(output, net, info, opset=args.opset or OPSET, with_nms=args.with_nms)
-    print(f"{checkpoint.name}: SSD{net.size}, {len(info.class_names)} classes")
+    print(shown(f"{checkpoint.name}: SSD{net.size}, {len(info.class_names)} classes"))
     for line in agreement:
         print(line)
-    print(f"output: {output}, {output.stat().st_size / 1e6:.1f} MB")
+    print(shown(f"output: {output}, {output.stat().st_size / 1e6:.1f} MB"))
 
 
 def check(args):

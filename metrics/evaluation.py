@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.names import shown
 from data.voc0712 import VOC_CLASSES
 from metrics.coco import COCOResult, annotations_from_arrays, evaluate_coco, results_from_arrays
 from metrics.coco_files import read_results
@@ -44,7 +45,8 @@ class Evaluation:
 
     @property
     def title(self):
-        return f"{self.scored.title} on {self.pictures.title}"
+        """As printed: the files' names, in which nothing steers a terminal or can't be drawn."""
+        return shown(f"{self.scored.title} on {self.pictures.title}")
 
 
 def read_detections(path, dataset, pictures):

@@ -1,9 +1,10 @@
-"""Fixtures that tests of several folders share: golden values, and networks that are expensive to build."""
+"""What tests of several folders share: golden values, networks that are expensive to build, and the closing tables."""
 
 import json
 from pathlib import Path
 
 import golden_inputs
+import ledger
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,28 @@ def pytest_addoption(parser):
         action="store_true",
         help="kill training runs 20 times, not twice, and try six times as many hostile files",
     )
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # this is one of several processes (pytest -n), and another one prints
+        session.config.workeroutput["tried"] = ledger.as_plain()
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_testnodedown(node):
+    if tried := getattr(node, "workeroutput", {}).get("tried"):
+        ledger.merge(tried)
+
+
+def pytest_terminal_summary(terminalreporter):
+    for title, counted, table in (
+        ("hostile files: how each ended", ledger.HOSTILE, ledger.hostile_table),
+        ("faults", ledger.FAULTS, ledger.faults_table),
+    ):
+        if counted:
+            terminalreporter.section(title)
+            for line in table():
+                terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,8 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import make_coco, make_voc
+from test_train import SMALL
 from tiny import make_checkpoint
 
+import eval as eval_script
+import export as export_script
+import Object_Detection
+import train as train_script
 from data.coco import COCODetection, read_coco_annotations
 from data.errors import InputError, exit_on_input_error
 from data.names import flaw
@@ -237,6 +242,63 @@ def test_a_message_can_not_steer_the_terminal(capsys):
         raise InputError("a\n\x1b[2J\x9b2J\0 größe: remove it")
     assert ended.value.code == 2
     assert capsys.readouterr().err == "error: a \\x1b[2J\\x9b2J\\x00 größe: remove it\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere names of files are text")
+class TestFilesOfOddNames:
+    """Each script takes files of any name, and prints nothing that steers the terminal or can't be printed."""
+
+    ODD = os.fsdecode(b"a\xff \x1b[31m")
+    SHOWN = "a\\udcff \\x1b[31m"
+
+    @pytest.fixture
+    def odd(self, tmp_path, monkeypatch):
+        """A folder with everything that is asked for, all of it oddly named."""
+        monkeypatch.setenv("SSD_CACHE", str(tmp_path / "cache"))
+        make_checkpoint(tmp_path / f"{self.ODD}.pth")
+        make_voc(tmp_path / self.ODD, {"1": [("dog", (5, 5, 60, 50), 0)]}, split="val")
+        return tmp_path / self.ODD
+
+    def run(self, script, *arguments):
+        script.main(script.get_args_parser().parse_args([str(argument) for argument in arguments]))
+
+    def test_detection(self, odd, capsys):
+        picture = odd / "JPEGImages" / "1.jpg"
+        self.run(Object_Detection, picture, "--trained_model", f"{odd}.pth", "--output", f"{odd}.jpg",
+                 "--json", f"{odd}.jsonl")  # fmt: skip
+        assert Path(f"{odd}.jpg").exists()
+        assert Path(f"{odd}.jsonl").exists()
+        self.check(capsys, network=f"{self.SHOWN}.pth", output=f"{self.SHOWN}.jpg")
+
+    def test_evaluation(self, odd, capsys):
+        self.run(eval_script, "--dataset", odd, "--trained_model", f"{odd}.pth", "--save_folder", f"{odd} eval")
+        assert {"results.json", "pr_curves.png", "mistakes.html"} <= files_below(Path(f"{odd} eval"))
+        self.check(capsys, network=f"{self.SHOWN}.pth", report=f"{self.SHOWN} eval")
+
+    def test_export(self, odd, capsys):
+        pytest.importorskip("onnxruntime")
+        self.run(export_script, "--trained_model", f"{odd}.pth", "--output", f"{odd}.onnx")
+        assert Path(f"{odd}.onnx").exists()
+        self.check(capsys, output=f"{self.SHOWN}.onnx")
+
+    def test_training(self, odd, capsys):
+        (odd / "ImageSets" / "Main" / "train.txt").write_text("1\n")
+        folder = odd.with_name("run \x1b[31m")
+        arguments = "--dataset", odd, *SMALL.split(), "--max_iter", 1, "--finetune", f"{odd}.pth", "--save_folder"
+        self.run(train_script, *arguments, folder)
+        assert "curves.png" in files_below(folder)
+        self.check(capsys, loaded=f"{self.SHOWN}.pth", trained="run \\x1b[31m")
+        with pytest.raises(InputError, match="TensorBoard can't write to it, as it isn't Unicode"):
+            self.run(train_script, *arguments, f"{odd} run")
+        assert not Path(f"{odd} run").exists()
+
+    def check(self, capsys, **named):
+        """Each of the lines that begin with these words shows the name that goes with it."""
+        said = capsys.readouterr().out
+        said.encode()
+        assert "\x1b" not in said
+        for word, name in named.items():
+            assert any(line.startswith(word) and name in line for line in said.splitlines()), said
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from data.augmentation import Window, distort, warp
 from data.config import RGB_MEANS
 from data.errors import InputError
+from data.names import shown
 from data.transforms import to_input
 from weights.checkpoint import read_file, save_atomically
 
@@ -125,7 +126,7 @@ def pretrain_base(net, pictures, args, device, state_file, *, writes=True):
     if state_file.exists():
         first = _load_state(state_file, model, optimizer)
         if writes:
-            print(f"crops: going on from {state_file}, after pass {first}", flush=True)
+            print(shown(f"crops: going on from {state_file}, after pass {first}"), flush=True)
     for number in range(first, args.crop_passes):
         share = _one_pass(model, optimizer, crops, number, args, device, show=writes)
         if not writes:

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from data.errors import InputError
+from data.names import shown
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,9 @@ class Ranks:
         return self.rank == 0
 
     def say(self, text):
-        """Print a line, on rank 0 alone."""
+        """Print lines, on rank 0 alone; names in them, of files or of what is in files, steer no terminal."""
         if self.writes:
-            print(text, flush=True)
+            print("\n".join(map(shown, text.split("\n"))), flush=True)
 
 
 def join(device, batch_size):

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import torch.distributed as dist
 from tqdm import tqdm
 
+from data.cache import cache_folder
 from data.errors import InputError
 from data.voc0712 import Annotation, read_annotation, read_bgr
 
@@ -162,22 +162,6 @@ class Memory:
             with suppress(OSError):
                 part.unlink()
             say(f"the check's result isn't kept for the next time: {error}")
-
-
-def cache_folder():
-    """Where the user's caches are kept: SSD_CACHE where it is set, else the system's place; None without a home."""
-    if override := os.environ.get("SSD_CACHE"):
-        return Path(override)
-    try:
-        if sys.platform == "win32":
-            place = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-        elif sys.platform == "darwin":
-            place = Path.home() / "Library" / "Caches"
-        else:
-            place = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError:  # a container's user who has no home
-        return None
-    return Path(place) / "ssd-pytorch"
 
 
 def _sound(value, reader):

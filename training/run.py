@@ -14,6 +14,7 @@ import torch
 from data.augmentation import SSDAugmentation
 from data.config import MEANS
 from data.errors import InputError
+from data.names import shown
 from data.transforms import to_input
 from inference.devices import choose_precision
 from layers.modules import MultiBoxLoss
@@ -181,7 +182,8 @@ class Run:
         target = self.folder / f"ssd{args.size}_w{round(args.width * 100):03d}_final.pth"
         save_for_use(target, self.network_to_keep, self.info)
         draw_curves(self.folder)
-        print(f"trained {self.max_iter} iterations; the network is in {target}, curves in {self.folder / 'curves.png'}")
+        curves = self.folder / "curves.png"
+        print(shown(f"trained {self.max_iter} iterations; the network is in {target}, curves in {curves}"))
 
 
 @contextmanager
@@ -252,7 +254,10 @@ def save_for_use(path, net, info, half=False):
 def _make_folder(folder):
     folder = Path(folder)
     try:
+        str(folder).encode()
         folder.mkdir(parents=True, exist_ok=True)
+    except UnicodeEncodeError as error:
+        raise InputError(f"--save_folder {folder}: TensorBoard can't write to it, as it isn't Unicode") from error
     except OSError as error:
         raise InputError(f"--save_folder {folder}: can't be made ({error.strerror})") from error
     return folder

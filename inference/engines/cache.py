@@ -9,7 +9,8 @@ from pathlib import Path
 
 import filelock
 
-from training.facts import cache_folder
+from data.cache import cache_folder
+from data.names import shown
 
 # What reading a damaged file can end in.
 DAMAGED = (OSError, EOFError, ValueError, LookupError, RuntimeError, zipfile.BadZipFile, zlib.error)
@@ -38,7 +39,7 @@ def kept(name, make):
         path.parent.mkdir(parents=True, exist_ok=True)
         _acquire(lock, path)
     except (OSError, NotImplementedError) as error:  # a folder, or a file system, that can't be written or locked
-        print(f"note: not kept for the next time: {error}", file=sys.stderr)
+        print(shown(f"note: not kept for the next time: {error}"), file=sys.stderr)
         return make()
     try:
         with suppress(*DAMAGED):
@@ -55,7 +56,7 @@ def _acquire(lock, path):
     try:
         lock.acquire(timeout=1)
     except filelock.Timeout:
-        print(f"{path.name}: another process is making it; waiting", file=sys.stderr)
+        print(shown(f"{path.name}: another process is making it; waiting"), file=sys.stderr)
         lock.acquire()
 
 
@@ -74,7 +75,7 @@ def _write(path, contents):
                 archive.writestr(name, data)
         part.replace(path)
     except OSError as error:
-        print(f"note: not kept for the next time: {path}: {error.strerror}", file=sys.stderr)
+        print(shown(f"note: not kept for the next time: {path}: {error.strerror}"), file=sys.stderr)
     finally:
         with suppress(OSError):
             part.unlink()

@@ -11,8 +11,9 @@ import sys
 import traceback
 import warnings
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from ledger import HOSTILE, Tally, count_input
 
 from data.errors import InputError
 
@@ -21,24 +22,6 @@ if os.name == "posix":  # elsewhere nothing forks, and the tests of this folder 
 
 SECONDS = 5  # of the processor's time that one input may take, whatever else the machine does meanwhile
 MEGABYTES = 2048  # that the process may reach, all libraries included
-LEDGER = {}  # kind of file -> Tally
-
-
-@dataclass
-class Tally:
-    """How the inputs of one kind ended; seconds and megabytes: of the worst."""
-
-    results: int = 0
-    refused: int = 0
-    seconds: float = 0.0
-    megabytes: float = 0.0
-    failures: list = field(default_factory=list)
-
-    def add(self, outcome, seconds, megabytes):
-        self.results += outcome == "result"
-        self.refused += outcome == "refused"
-        self.seconds = max(self.seconds, seconds)
-        self.megabytes = max(self.megabytes, megabytes)
 
 
 class Hang(BaseException):
@@ -55,25 +38,27 @@ def attack(kind, make, read, count, folder):
         count: number of inputs.
         folder: to work in.
     """
-    tally = LEDGER.setdefault(kind, Tally())
     failures = []
     for line in in_a_fork(lambda say: _try_all(kind, make, read, count, folder, say), folder):
-        if "outcome" not in line:
+        outcome = line.get("outcome")
+        if outcome is None:
             failures.append(f"the process ended: {line['died']}")
+            count_input(kind, Tally(failed=1))
             continue
-        tally.add(line["outcome"], line["seconds"], line["megabytes"])
-        if line["outcome"] not in ("result", "refused"):
-            failures.append(f"input {line['number']} ({line['path']}): {line['outcome']}")
-    tally.failures += failures
+        result, refused = outcome == "result", outcome == "refused"
+        failed = not (result or refused)
+        if failed:
+            failures.append(f"input {line['number']} ({line['path']}): {outcome}")
+        count_input(kind, Tally(result, refused, failed, line["seconds"], line["megabytes"]))
     shown = "\n\n".join(failures[:6])
     assert not failures, f"{len(failures)} of {count} inputs of kind {kind!r} ended badly; the first:\n{shown}"
 
 
 def expect_refusal(kind, path, read, folder):
     """Read the one file at `path`; fails unless it ends in an InputError that names it."""
-    before = LEDGER.get(kind, Tally()).refused
+    before = HOSTILE.get(kind, Tally()).refused
     attack(kind, lambda rng, _: path, read, 1, folder)
-    assert LEDGER[kind].refused == before + 1, f"{path.name} was taken"
+    assert HOSTILE[kind].refused == before + 1, f"{path.name} was taken"
 
 
 def _try_all(kind, make, read, count, folder, say):
@@ -204,26 +189,3 @@ def _peak():
         status = Path("/proc/self/status").read_text()
         own = int(status.partition("VmHWM:")[2].split()[0])
     return max(own, children) / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def table():
-    """Lines: kind of file, inputs, how they ended, the slowest and the largest."""
-    heading = (
-        f"{'kind of file':<34} {'inputs':>7} {'results':>8} {'refused':>8} {'failed':>7} {'slowest':>9} {'memory':>9}"
-    )
-    lines = [heading]
-    rows = sorted(LEDGER.items())
-    for kind, tally in rows:
-        lines.append(_row(kind, [tally], max))
-    lines.append(_row("all", [tally for _, tally in rows], max))
-    return lines
-
-
-def _row(name, tallies, worst):
-    results, refused = (sum(getattr(tally, what) for tally in tallies) for what in ("results", "refused"))
-    failed = sum(len(tally.failures) for tally in tallies)
-    seconds, megabytes = (worst(getattr(tally, what) for tally in tallies) for what in ("seconds", "megabytes"))
-    return (
-        f"{name:<34} {results + refused + failed:>7,} {results:>8,} {refused:>8,} {failed:>7,} "
-        f"{seconds:>7.2f} s {megabytes:>6,.0f} MB"
-    )

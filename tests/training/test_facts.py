@@ -194,27 +194,6 @@ def test_a_cache_that_cannot_be_written_is_said_and_no_more(folder, tmp_path, mo
     assert line.startswith("the check's result isn't kept for the next time: ")
 
 
-@pytest.mark.parametrize(
-    ("platform", "variables", "expected"),
-    [
-        ("linux", {"XDG_CACHE_HOME": "/x"}, "/x/ssd-pytorch"),
-        ("linux", {}, "/home/me/.cache/ssd-pytorch"),
-        ("darwin", {}, "/home/me/Library/Caches/ssd-pytorch"),
-        ("win32", {"LOCALAPPDATA": "/local"}, "/local/ssd-pytorch"),
-        ("win32", {}, "/home/me/AppData/Local/ssd-pytorch"),
-        ("linux", {"SSD_CACHE": "/mine", "XDG_CACHE_HOME": "/x"}, "/mine"),
-    ],
-)
-def test_the_system_says_where_caches_go(monkeypatch, platform, variables, expected):
-    for name in ("SSD_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(sys, "platform", platform)
-    monkeypatch.setattr(Path, "home", lambda: Path("/home/me"))
-    assert facts.cache_folder() == Path(expected)
-
-
 def test_without_a_home_nothing_is_remembered(folder, reads, monkeypatch):
     def homeless():
         raise RuntimeError("Could not determine home directory.")

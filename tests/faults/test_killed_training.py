@@ -22,18 +22,14 @@ pytestmark = pytest.mark.slow
 SGD = "--momentum 0.9 --warmup 16 --save_every 8 --print_every 1"
 ADAMW = "--optimizer adamw --ema 0.9 --schedule cosine --num_workers 1 --save_every 5 --print_every 2"
 CROPS = "--optimizer adamw --lr 0.003 --num_workers 1 --crop_size 32 --max_iter 2 --print_every 1"
+ALIKE = "resumed, and ended as a run left alone"
 CROWD = [("dog" if n % 3 else "cat", (2 + 2 * n, n, 30 + 2 * n, 28 + n), 0) for n in range(26)]
 
 
 @pytest.fixture(scope="module")
-def kills(request):
-    return 20 if request.config.getoption("--long") else 2
-
-
-@pytest.fixture(scope="module")
-def length(kills):
+def length(times):
     """Iterations of a run: with room for the kills, so that even a late one comes before the end."""
-    return 18 + 3 * kills
+    return 18 + 3 * times
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +69,11 @@ def assert_end_alike(job, whole):
     assert job.files() == whole.files()
 
 
-def test_killed_inside_the_warm_up_and_across_an_epochs_end(make_job, whole_sgd, kills, length):
+def test_killed_inside_the_warm_up_and_across_an_epochs_end(make_job, whole_sgd, times, length, tried):
     """First before there is a state, then between iterations 8 and 16, where states are saved and the warm-up ends."""
     job, moments = make_job("sgd", f"{SGD} --max_iter {length}"), [(0, 0)]
     targets = [job.random.randint(2, 5), job.random.randint(10, 11)]
-    targets += sorted(job.random.sample(range(12, length - 8), kills - 2))
+    targets += sorted(job.random.sample(range(12, length - 8), times - 2))
     for target in targets:
         job.start()
         job.wait_for_row(target)
@@ -85,25 +81,27 @@ def test_killed_inside_the_warm_up_and_across_an_epochs_end(make_job, whole_sgd,
         moments.append(job.kill())
     job.start()
     assert_end_alike(job, whole_sgd)
+    tried("training, SIGKILL", ALIKE, times)
     assert job.resumed_from() == moments[-1][1]
     assert any(0 < state < row < 16 for row, state in moments)
     assert any(0 < 2 * state // 5 < 2 * row // 5 for row, state in moments)  # 2 pictures a batch, 5 an epoch
 
 
-def test_killed_with_workers_at_work(make_job, whole_adamw, kills, length):
+def test_killed_with_workers_at_work(make_job, whole_adamw, times, length, tried):
     """AdamW, averaged weights, cosine; also killed between the log's rows, each of which sums up two iterations."""
     job, state = make_job("adamw", f"{ADAMW} --max_iter {length}"), 0
-    for target in sorted(job.random.sample(range(2, length - 8), kills)):
+    for target in sorted(job.random.sample(range(2, length - 8), times)):
         job.start()
         job.wait_for_row(target)
         assert job.resumed_from() == state
         _, state = job.kill()
     job.start()
     assert_end_alike(job, whole_adamw)
+    tried("training, SIGKILL with workers", ALIKE, times)
     assert job.resumed_from() == state > 0
 
 
-def test_killed_while_writing(make_job, whole_sgd, length):
+def test_killed_while_writing(make_job, whole_sgd, length, tried):
     """The run goes on from the newest whole state, and the next start clears away what the killed one left."""
     job, state = make_job("writing", f"{SGD} --max_iter {length} --save_every 4"), 0
     for target, moment, newest in (
@@ -120,19 +118,20 @@ def test_killed_while_writing(make_job, whole_sgd, length):
         parts = [path.name for path in job.folder.glob(".*")]
         assert [target in part for part in parts] == [True] * (moment not in ("before its rows", "after the rename"))
         state = newest
+        tried("training, SIGKILL while writing", ALIKE)
     assert not (job.folder / FINAL).exists()
     job.start()
     assert_end_alike(job, whole_sgd)
     assert job.resumed_from() == length
 
 
-def test_killed_while_learning_from_crops(make_job, kills):
+def test_killed_while_learning_from_crops(make_job, times, tried):
     """Between the passes and within them."""
-    settings, crowd = f"{CROPS} --crop_passes {kills + 1}", {f"p{n}": CROWD for n in range(5)}
+    settings, crowd = f"{CROPS} --crop_passes {times + 1}", {f"p{n}": CROWD for n in range(5)}
     whole, job = (make_job(name, settings, crowd) for name in ("whole_crops", "crops"))
     whole.start()
     state, done = job.folder / "crops.pth", 0
-    for number in range(1, kills + 1):
+    for number in range(1, times + 1):
         job.start()
         job.wait_until(lambda line=f"pass {number} of": line in job.said())
         time.sleep(job.random.uniform(0, 0.3))  # about a pass
@@ -144,12 +143,13 @@ def test_killed_while_learning_from_crops(make_job, kills):
     assert_end_alike(job, whole)
     assert_same(read_file(state), read_file(whole.folder / "crops.pth"))
     assert done > 0
+    tried("training on crops, SIGKILL", ALIKE, times)
 
 
-def test_asked_to_stop(make_job, whole_adamw, kills, length):
+def test_asked_to_stop(make_job, whole_adamw, times, length, tried):
     """SIGTERM for the process alone, as `kill` sends it, or for its workers too, as job schedulers do."""
     job, state = make_job("stopped", f"{ADAMW} --max_iter {length}", anew=True), 0
-    for number, target in enumerate(sorted(job.random.sample(range(2, length - 8), kills))):
+    for number, target in enumerate(sorted(job.random.sample(range(2, length - 8), times))):
         job.start()
         job.wait_for_row(target)
         assert job.resumed_from() == state
@@ -161,9 +161,10 @@ def test_asked_to_stop(make_job, whole_adamw, kills, length):
     job.start()
     assert_end_alike(job, whole_adamw)
     assert job.resumed_from() == state
+    tried("training, SIGTERM", ALIKE, times)
 
 
-def test_asked_to_stop_just_before_a_scoring(tmp_path, monkeypatch):
+def test_asked_to_stop_just_before_a_scoring(tmp_path, monkeypatch, tried):
     """A run that stops doesn't wait for the scoring of its last iteration: the resumed one begins with it."""
     monkeypatch.setenv("SSD_CACHE", str(tmp_path / "cache"))
     pictures = make_voc(tmp_path / "pictures", OBJECTS, split="train")
@@ -197,3 +198,4 @@ def test_asked_to_stop_just_before_a_scoring(tmp_path, monkeypatch):
             content.pop("trained_with", None)
             content.pop("rng", None)
         assert_same(*contents)
+    tried("training, SIGTERM just before a scoring", ALIKE, 2)
