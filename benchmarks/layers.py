@@ -10,7 +10,6 @@ from benchmarks import plain
 from benchmarks.measure import Case
 from data import MEANS, SSDAugmentation, voc
 from data.transforms import resize, to_input
-from inference.video import VideoReader
 from layers import Detect, MultiBoxLoss, PriorBox
 from weights import EMBEDDED, load_network
 
@@ -76,8 +75,9 @@ def crowded_scene():
 def photographed_scene():
     """Offsets [1, P, 4], scores [1, P, C] and priors [P, 4] of the embedded network in a frame of the bundled clip."""
     net, info = load_network(EMBEDDED, "train")
-    with VideoReader(SAMPLE) as frames, torch.inference_mode():
-        picture = torch.from_numpy(resize(next(iter(frames)), net.size))[None]
+    frame = cv2.cvtColor(cv2.VideoCapture(str(SAMPLE)).read()[1], cv2.COLOR_BGR2RGB)
+    with torch.inference_mode():
+        picture = torch.from_numpy(resize(frame, net.size))[None]
         loc, conf, priors = net.eval()(to_input(picture, info.channel_order))
         return loc, conf.softmax(-1), priors
 

@@ -60,8 +60,8 @@ def main(args):
         for case in importlib.import_module(f"benchmarks.{stage}").cases(settings):
             results.append(measure(stage, case, settings))
             print(results[-1].line, flush=True)
-    report = {"machine": where, "product_gflops": rates, "results": [asdict(result) for result in results]}
-    Path(args.output).write_text(json.dumps(report, indent=2) + "\n")
+            report = {"machine": where, "product_gflops": rates, "results": [asdict(result) for result in results]}
+            Path(args.output).write_text(json.dumps(report, indent=2) + "\n")  # a later case may fail
     print(f"written to {args.output}")
 
 

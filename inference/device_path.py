@@ -5,17 +5,22 @@ what comes back is one piece. For few pictures at a time, where launching hundre
 them, network and Detect are one CUDA graph.
 """
 
-from contextlib import ExitStack
+import gc
+import sys
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from itertools import groupby
 from threading import Lock
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from data.transforms import averages_areas
 
-GRAPHED = 8  # largest batch that is run as a CUDA graph: in larger ones the kernels take longer than their launch
+from .memory import is_out_of_memory
+
+GRAPHED = 16  # largest batch that is run as a CUDA graph: in larger ones the kernels take longer than their launch
 WARM_UPS = 3  # before a capture, as PyTorch's notes on CUDA graphs ask for
 PORTION = 64 * 2**20  # bytes of frames that are resized at a time; as float32 they are four times as many
 
@@ -42,16 +47,13 @@ class DevicePath:
         self._uploaded_from = Staging(self._cuda)
         self._downloaded_to = Staging(self._cuda)
         self._graphs = {}  # by batch size; None where it came once so far
+        self._pool = torch.cuda.graph_pool_handle() if self._cuda else None
         self._lock = Lock()
 
     @torch.inference_mode()
     def __call__(self, frames):
         """list of uint8 RGB arrays [H, W, 3] of any sizes -> float32 array [B, C, top_k, 5], as from Detect."""
-        with self._lock, ExitStack() as settings:
-            if self._cuda:
-                settings.enter_context(torch.cuda.device(self.device))
-                # The sizes are few, and each comes many times.
-                settings.enter_context(torch.backends.cudnn.flags(enabled=True, benchmark=True))
+        with self._lock, torch.cuda.device(self.device) if self._cuda else nullcontext():
             return self._rows(self._upload(frames))
 
     def _upload(self, frames):
@@ -97,8 +99,19 @@ class DevicePath:
             self._graphs[batch] = None
             return self._compute(pictures)
         if self._graphs[batch] is None:
-            self._graphs[batch] = Graph(self._compute, pictures)
+            self._graphs[batch] = self._recorded(pictures)
         return self._graphs[batch](pictures)
+
+    def _recorded(self, pictures):
+        """`_compute` as a Graph; itself, after a note, where this PyTorch or driver can't record it."""
+        try:
+            return Graph(self._compute, pictures, self._pool)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            reason = str(error).strip().partition("\n")[0]
+            tqdm.write(f"note: detecting without a CUDA graph, as it can't be recorded: {reason:.200}", file=sys.stderr)
+            return self._compute
 
     def _download(self, flat):
         """To an array of the host, and wait for it: everything before has ended then."""
@@ -114,12 +127,12 @@ class Staging:
 
     def __init__(self, pinned):
         self._pinned = pinned
-        self._memory = torch.empty(0, dtype=torch.uint8)
+        self._memory = torch.empty(0, dtype=torch.uint8, device="cpu")
 
     def room(self, size):
         """uint8 tensor [size]. What was handed out before is overwritten."""
         if len(self._memory) < size:
-            self._memory = torch.empty(size, dtype=torch.uint8, pin_memory=self._pinned)
+            self._memory = torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=self._pinned)
         return self._memory[:size]
 
 
@@ -129,26 +142,49 @@ class Graph:
     Args:
         function: launches kernels, and looks at no value.
         example: its input, of the shape to come.
+        pool: of torch.cuda.graph_pool_handle(). Graphs of one pool share memory: a result must have been read before
+            another one runs.
+
+    Raises:
+        RuntimeError: it can't be recorded.
     """
 
-    def __init__(self, function, example):
+    _one_at_a_time = Lock()  # in the whole process: that is CUDA's rule
+
+    def __init__(self, function, example, pool):
         self._input = example.clone()
-        # Whatever is set up at a first call must not be recorded, and not on the stream of everybody else.
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(WARM_UPS):
-                function(self._input)
-        torch.cuda.current_stream().wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._output = function(self._input)
+        gc.collect()  # so that nothing is freed meanwhile
+        usual, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+        with self._one_at_a_time, fastest_algorithms():
+            aside.wait_stream(usual)
+            try:
+                with torch.cuda.stream(aside):  # whatever is set up at a first call must not be recorded
+                    for _ in range(WARM_UPS):
+                        function(self._input)
+                way = {"pool": pool, "stream": aside, "capture_error_mode": "thread_local"}
+                with torch.cuda.graph(self._graph, **way):
+                    self._output = function(self._input)
+            finally:
+                torch.cuda.set_stream(usual)  # a recording that fails may leave another one
+            usual.wait_stream(aside)
 
     def __call__(self, value):
         """The function's result; its memory is used again by the next call."""
         self._input.copy_(value)
         self._graph.replay()
         return self._output
+
+
+@contextmanager
+def fastest_algorithms():
+    """Within it cuDNN times its algorithms for each new shape, and takes the fastest."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def resize(frames, size):

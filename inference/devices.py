@@ -10,7 +10,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 def choose_device(name):
     """torch.device for a name; "auto" is CUDA where there is one, else the CPU. Raises InputError."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -20,6 +20,8 @@ def choose_device(name):
             raise InputError("--device cuda: PyTorch finds no CUDA here; take --device auto or cpu")
         if (device.index or 0) >= torch.cuda.device_count():
             raise InputError(f"--device {name}: there are only {torch.cuda.device_count()} CUDA devices")
+        if device.index is None:  # the current device is another one in each thread
+            return torch.device("cuda", torch.cuda.current_device())
     elif device.type == "mps":
         if not torch.backends.mps.is_available():
             raise InputError("--device mps: PyTorch finds no Metal here; take --device auto or cpu")
@@ -35,7 +37,8 @@ def choose_precision(name, device):
     if name != "auto":
         raise InputError(f"--precision {name}: unknown; take auto, {', '.join(PRECISIONS)}")
     if device.type == "cuda":  # bfloat16 has float32's range: VGG's activations can outgrow float16's
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
     return torch.bfloat16 if device.type == "cpu" and cpu_computes_bfloat16() else torch.float32
 
 

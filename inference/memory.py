@@ -8,9 +8,10 @@ from tqdm import tqdm
 
 from data.errors import InputError
 
-# What CPU allocators, oneDNN, ONNX Runtime and OpenVINO say; they have no exception of their own for it.
+# What CPU allocators, oneDNN, ONNX Runtime, OpenVINO, cuBLAS and cuDNN say; they have no exception of their own for it.
 WORDS = ("can't allocate memory", "DefaultCPUAllocator", "out of memory", "bad_alloc", "bad allocation")
-WORDS += ("Failed to allocate memory", "could not create a memory")
+WORDS += ("Failed to allocate memory", "could not create a memory", "CUBLAS_STATUS_ALLOC_FAILED")
+WORDS += ("unable to find an engine to execute this computation",)  # which cuDNN says where its workspace has no room
 
 
 def is_out_of_memory(error):

@@ -47,6 +47,8 @@ class Run:
         self.folder = _make_folder(args.save_folder)
         self.precision = choose_precision(args.precision, device)
         seed_everything(args.seed)
+        if device.type == "cuda":  # all batches have one shape: worth trying which convolutions are fastest
+            torch.backends.cudnn.benchmark = True
 
         self.pictures, class_names, config = training_pictures(
             args.dataset, args.dataset_root, args.train_split, args.classes, args.keep_difficult, args.size

@@ -71,18 +71,23 @@ def load_optimizer(optimizer, stored):
     How a step is computed (fused, foreach, ...) stays as it was: that belongs to this machine and not to the file.
     """
     before = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict(stored)
+    # Already while loading, as a fused optimizer's count of steps must get onto the device.
+    groups = [{**theirs, **_way(ours)} for ours, theirs in zip(before, stored["param_groups"], strict=True)]
+    optimizer.load_state_dict({**stored, "param_groups": groups})
     for ours, loaded in zip(before, optimizer.param_groups, strict=True):
         for name, value in ours.items():
-            if value is None or isinstance(value, bool):
-                loaded[name] = value
-            elif name != "params" and not _alike(loaded[name], value):
+            if name != "params" and name not in _way(ours) and not _alike(loaded[name], value):
                 raise ValueError(f"the optimizer's {name} can't be {loaded[name]!r:.60}")
         needed = {"step", "exp_avg", "exp_avg_sq"} if "betas" in ours else {"momentum_buffer"}
         for parameter in loaded["params"]:
             state = optimizer.state.get(parameter)
             if state and (state.keys() != needed or not all(_fits(parameter, *item) for item in state.items())):
                 raise ValueError("the moments of the optimizer aren't those of the weights")
+
+
+def _way(group):
+    """Those settings of an optimizer's group that say how a step is computed."""
+    return {name: value for name, value in group.items() if value is None or isinstance(value, bool)}
 
 
 def _alike(loaded, ours):

@@ -184,7 +184,7 @@ def test_precision(monkeypatch):
         monkeypatch.setattr(devices, "cpu_computes_bfloat16", lambda has=has: has)
         assert devices.choose_precision("auto", cpu) == dtype
     for has, dtype in ((True, torch.bfloat16), (False, torch.float16)):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has: has)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has: has)
         assert devices.choose_precision("auto", cuda) == dtype
     assert devices.choose_precision("float32", cuda) == torch.float32
     with pytest.raises(InputError, match="--precision"):
@@ -213,7 +213,7 @@ def test_cuda_agrees_with_the_cpu(lively, precision):
     frames = pictures(*SIZES)
     here = Detector(lively, device="cpu", precision="float32", threshold=0.05)(frames)
     there = Detector(lively, device="cuda", precision=precision, threshold=0.05)(frames)
-    tolerance = {"float32": 1e-3, "auto": 5e-3, "bfloat16": 3e-2}[precision]
+    tolerance = 1e-2 if precision == "float32" else 3e-2  # convolutions in TensorFloat-32; bfloat16 or float16
     for one, other in zip(here, there, strict=True):
         if len(one):
             assert abs(len(one) - len(other)) <= 0.1 * len(one) + 2

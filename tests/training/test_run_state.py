@@ -135,6 +135,23 @@ def test_how_a_step_is_computed_is_not_taken_from_the_file(run, tmp_path):
     run.optimizer.step()
 
 
+def test_how_a_step_is_computed_is_known_while_loading():
+    """torch brings a fused optimizer's count of steps onto the GPU only then; a CPU's state says it isn't fused."""
+    seen = []
+
+    class Optimizer(torch.optim.AdamW):
+        def load_state_dict(self, state):
+            seen.extend(group["fused"] for group in state["param_groups"])
+            super().load_state_dict(state)
+
+    parameter = torch.nn.Parameter(torch.ones(3))
+    parameter.grad = torch.ones(3)
+    plain = torch.optim.AdamW([parameter])
+    plain.step()
+    run_state.load_optimizer(Optimizer([parameter], fused=True), plain.state_dict())
+    assert seen == [True]
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [(["passes"], "1"), (["passes"], None), (["passes"], -1), (["optimizer", "param_groups", 0, "betas"], "xy")],
