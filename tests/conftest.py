@@ -22,17 +22,6 @@ def pytest_addoption(parser):
     )
 
 
-def pytest_sessionfinish(session):
-    if hasattr(session.config, "workeroutput"):  # this is one of several processes (pytest -n), and another one prints
-        session.config.workeroutput["tried"] = ledger.as_plain()
-
-
-@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
-def pytest_testnodedown(node):
-    if tried := getattr(node, "workeroutput", {}).get("tried"):
-        ledger.merge(tried)
-
-
 def pytest_terminal_summary(terminalreporter):
     for title, counted, table in (
         ("hostile files: how each ended", ledger.HOSTILE, ledger.hostile_table),

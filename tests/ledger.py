@@ -1,10 +1,7 @@
-"""What was tried on hostile files and on the machine, how it ended, and the tables of it at the end of a test run.
-
-Tests may run in several processes; what they counted is added up in the one that prints.
-"""
+"""What was tried on hostile files and on the machine, how it ended, and the tables of it at the end of a test run."""
 
 from collections import Counter, defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 HOSTILE = {}  # kind of file -> Tally
 FAULTS = defaultdict(Counter)  # fault -> how it ended -> times
@@ -32,22 +29,6 @@ class Tally:
 
 def count_input(kind, tally):
     HOSTILE[kind] = HOSTILE.get(kind, Tally()) + tally
-
-
-def as_plain():
-    """All that was counted in this process, as dicts, strings and numbers."""
-    return {
-        "hostile": {kind: asdict(tally) for kind, tally in HOSTILE.items()},
-        "faults": {fault: dict(endings) for fault, endings in FAULTS.items()},
-    }
-
-
-def merge(plain):
-    """Add what another process gave by `as_plain`."""
-    for kind, tally in plain["hostile"].items():
-        count_input(kind, Tally(**tally))
-    for fault, endings in plain["faults"].items():
-        FAULTS[fault].update(endings)
 
 
 def hostile_table():

@@ -325,6 +325,7 @@ def test_what_does_not_go_together(settings, message):
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_cuda_is_for_torch(engine, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(InputError, match=f"--engine {engine}: runs on the CPU only.*--engine torch"):
         Detector(EMBEDDED, device="cuda", engine=engine)
