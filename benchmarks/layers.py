@@ -1,7 +1,5 @@
 """Detect, MultiBoxLoss and the augmentation against their plain forms."""
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import torch
@@ -10,10 +8,10 @@ from benchmarks import plain
 from benchmarks.measure import Case
 from data import MEANS, SSDAugmentation, voc
 from data.transforms import resize, to_input
+from inference.engines.quantisation import SAMPLE
 from layers import Detect, MultiBoxLoss, PriorBox
 from weights import EMBEDDED, load_network
 
-SAMPLE = Path(__file__).parents[1] / "data" / "sample.mp4"
 SURE = 0.3  # what Object_Detection.py is told to show in README
 
 

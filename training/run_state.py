@@ -75,8 +75,8 @@ def load_optimizer(optimizer, stored):
     groups = [{**theirs, **_way(ours)} for ours, theirs in zip(before, stored["param_groups"], strict=True)]
     optimizer.load_state_dict({**stored, "param_groups": groups})
     for ours, loaded in zip(before, optimizer.param_groups, strict=True):
-        for name, value in ours.items():
-            if name != "params" and name not in _way(ours) and not _alike(loaded[name], value):
+        for name in ours.keys() - _way(ours).keys() - {"params"}:
+            if not _alike(loaded[name], ours[name]):
                 raise ValueError(f"the optimizer's {name} can't be {loaded[name]!r:.60}")
         needed = {"step", "exp_avg", "exp_avg_sq"} if "betas" in ours else {"momentum_buffer"}
         for parameter in loaded["params"]:
