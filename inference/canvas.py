@@ -27,11 +27,19 @@ class RGBCanvas:
         self.shape = frame.shape
         self.label = make_label
 
-    def box(self, corners, colour, line):
-        """A frame of `line` pixels just inside of corners x1, y1, x2, y2 (all four belong to the box)."""
-        x1, y1, x2, y2 = corners
-        draw_frame(self.frame, (x1 - 1, y1 - 1, x2 + 2, y2 + 2), line + 2, (DARK, DARK, DARK))
-        draw_frame(self.frame, (x1, y1, x2 + 1, y2 + 1), line, colour)
+    def boxes(self, corners, colours, line):
+        """Frames of `line` pixels just inside of corners int [N, 4] (x1, y1, x2, y2: all four belong to the box),
+        each over those before it."""
+        dark = stripe((DARK, DARK, DARK), self.shape[1])
+        rims = frame_sides(corners + (-1, -1, 2, 2), line + 2, self.shape)
+        inner = frame_sides(corners + (0, 0, 1, 1), line, self.shape)
+        for rim, sides, colour in zip(rims, inner, colours, strict=True):
+            # Whole rows at once: repeating three bytes for each pixel takes several times as long.
+            for x1, y1, x2, y2 in rim:
+                self.frame[y1:y2, x1:x2] = dark[: x2 - x1]
+            row = stripe(colour, self.shape[1])
+            for x1, y1, x2, y2 in sides:
+                self.frame[y1:y2, x1:x2] = row[: x2 - x1]
 
     def paste(self, label, place):
         """A label at a place x1, y1, x2, y2 inside the picture."""
@@ -47,17 +55,23 @@ class PlanarCanvas:
         self.shape = frame.shape
         self.label = lambda *what: planar_label(make_label, self.frame.matrix, *what)
 
-    def box(self, corners, colour, line):
+    def boxes(self, corners, colours, line):
         """See RGBCanvas."""
-        frame, line = self.frame, line + line % 2
-        y, u, v = colour_in_yuv(colour, frame.matrix)
-        x1, y1, x2, y2 = (side // 2 for side in corners)
-        half = x1, y1, x2 + 1, y2 + 1
-        x1, y1, x2, y2 = (2 * side for side in half)
-        draw_frame(frame.y, (x1 - 1, y1 - 1, x2 + 1, y2 + 1), line + 2, DARK)
-        draw_frame(frame.y, (x1, y1, x2, y2), line, y)
-        draw_frame(frame.u, half, line // 2, u)
-        draw_frame(frame.v, half, line // 2, v)
+        brightness, red_and_blue = self.frame.y, (self.frame.u, self.frame.v)
+        line += line % 2
+        half = corners // 2 + (0, 0, 1, 1)
+        rims = frame_sides(2 * half + (-1, -1, 1, 1), line + 2, brightness.shape)
+        inner = frame_sides(2 * half, line, brightness.shape)
+        coarse = frame_sides(half, line // 2, self.frame.u.shape)
+        for rim, sides, half_sides, colour in zip(rims, inner, coarse, colours, strict=True):
+            y, *rest = colour_in_yuv(colour, self.frame.matrix)
+            for x1, y1, x2, y2 in rim:
+                brightness[y1:y2, x1:x2] = DARK
+            for x1, y1, x2, y2 in sides:
+                brightness[y1:y2, x1:x2] = y
+            for plane, value in zip(red_and_blue, rest, strict=True):
+                for x1, y1, x2, y2 in half_sides:
+                    plane[y1:y2, x1:x2] = value
 
     def paste(self, label, place):
         """See RGBCanvas."""
@@ -70,25 +84,30 @@ class PlanarCanvas:
         frame.v[y : y + height, x : x + width] = label.v[:height, :width]
 
 
-def draw_frame(plane, corners, line, value):
-    """A frame, `line` pixels wide, between x1, y1 and x2, y2 (which don't belong to it); cut off at the plane's edges.
+def frame_sides(corners, line, shape):
+    """The four sides of frames `line` pixels wide, each a rectangle, cut off at the picture's edges.
 
-    value: a number for planes [H, W], three of them for pictures [H, W, 3].
+    Args:
+        corners: int [N, 4], x1, y1 and x2, y2, which don't belong to the frame. shape: (height, width, ...).
+
+    Returns:
+        a list [N] of lists of four (x1, y1, x2, y2): top, bottom, left, right.
     """
-    height, width = plane.shape[:2]
-    x1, y1, x2, y2 = corners
-    left, right = (min(max(x, 0), width) for x in (x1 + line, x2 - line))
-    top, bottom = (min(max(y, 0), height) for y in (y1 + line, y2 - line))
-    x1, y1, x2, y2 = max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)
-    left, top, right, bottom = min(left, x2), min(top, y2), max(right, x1), max(bottom, y1)
-    row = value
-    if plane.ndim == 3:  # whole rows at once: repeating three bytes for each pixel takes several times as long
-        row = np.empty((x2 - x1, 3), np.uint8)
-        row[:] = value
-    plane[y1:top, x1:x2] = row
-    plane[bottom:y2, x1:x2] = row
-    plane[y1:y2, x1:left] = row[: left - x1] if plane.ndim == 3 else value
-    plane[y1:y2, right:x2] = row[: x2 - right] if plane.ndim == 3 else value
+    height, width = shape[:2]
+    ends = np.array([width, height] * 2)
+    outer = np.minimum(np.maximum(corners, 0), ends)
+    inner = np.minimum(np.maximum(corners + (line, line, -line, -line), 0), ends)
+    x1, y1, x2, y2 = outer.T
+    left, top = np.minimum(inner[:, :2], outer[:, 2:]).T
+    right, bottom = np.maximum(inner[:, 2:], outer[:, :2]).T
+    sides = np.array([x1, y1, x2, top, x1, bottom, x2, y2, x1, y1, left, y2, right, y1, x2, y2])
+    return sides.T.reshape(-1, 4, 4).tolist()
+
+
+@lru_cache
+def stripe(colour, width):
+    """A row of pixels of one colour: uint8 [width, 3]."""
+    return np.full((width, 3), colour, np.uint8)
 
 
 @dataclass(frozen=True)

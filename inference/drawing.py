@@ -25,6 +25,7 @@ PALETTE += [
 CROWD = 100  # from so many labels on, the others don't look for a free place: there is none
 
 
+@lru_cache
 def class_colour(label):
     """Colour of a class: (red, green, blue), always the same for the same index."""
     if label < len(PALETTE):
@@ -56,22 +57,19 @@ def draw_detections(frame, detections):
     height, width = canvas.shape[:2]
     line = max(round(max(height, width) / 480), 2)
     size = text_size(height, width)
-    corners = np.rint(np.clip(detections.boxes, 0, [width - 1, height - 1] * 2)).astype(int).tolist()
-    colours = [class_colour(label) for label in detections.labels.tolist()]
+    order = np.argsort(detections.scores, kind="stable")
+    corners = np.rint(np.clip(detections.boxes, 0, [width - 1, height - 1] * 2)).astype(int)[order]
+    colours = [class_colour(label) for label in detections.labels[order].tolist()]
+    canvas.boxes(corners, colours, line)
+
     scores = detections.scores.tolist()
-    order = np.argsort(detections.scores, kind="stable").tolist()
-    for i in order:
-        canvas.box(corners[i], colours[i], line)
-    taken = np.empty((len(order), 4), int)
-    labels = []
-    for i in reversed(order):  # the best scores choose their place first
-        label = canvas.label(f"{detections.names[i]} {scores[i]:.2f}", size, colours[i])
-        place = place_label(
-            canvas.shape, label.shape, corners[i], line, taken[: len(labels)] if len(labels) < CROWD else taken[:0]
-        )
-        taken[len(labels)] = place
-        labels.append((label, place))
-    for label, place in reversed(labels):
+    texts = [f"{detections.names[i]} {scores[i]:.2f}" for i in order.tolist()]
+    labels = [canvas.label(text, size, colour) for text, colour in zip(texts, colours, strict=True)]
+    places = []
+    for label, box in zip(reversed(labels), reversed(corners.tolist()), strict=True):  # the best choose first
+        taken = places if len(places) < CROWD else []
+        places.append(place_label(canvas.shape, label.shape, box, line, taken))
+    for label, place in zip(labels, reversed(places), strict=True):
         canvas.paste(label, place)
     if not straight:
         frame[...] = canvas.frame
@@ -85,8 +83,8 @@ def text_size(height, width):
 def place_label(picture, label, corners, line, taken):
     """Find a label's place: above its box, else inside or below, clear of the others if it can, never outside.
 
-    Args: shapes (height, width, ...) of picture and label; corners of the box; places already taken, int [N, 4].
-    Returns the place: [x1, y1, x2, y2] in pixels.
+    Args: shapes (height, width, ...) of picture and label; corners of the box; places already taken, a list of such.
+    Returns the place: (x1, y1, x2, y2) in pixels.
     """
     height, width = picture[:2]
     high, wide = min(label[0], height), min(label[1], width)
@@ -97,10 +95,14 @@ def place_label(picture, label, corners, line, taken):
     within = [(left, inside), (right, inside)]
     small = y2 - y1 < 3 * high or x2 - x1 < wide  # a label within would hide what it names
     places = around + within if small else around[:1] + within[:1] + around[1:] + within[1:]
-    places = np.array([(x, y) for x, y in places if 0 <= y <= height - high] or [(left, inside)])
-    places = np.hstack([places, places + [wide, high]])
-    overlapping = (places[:, None, :2] < taken[:, 2:]) & (taken[:, :2] < places[:, None, 2:])  # [places, taken, 2]
-    return places[overlapping.all(axis=2).any(axis=1).argmin()].tolist()  # the first free one, else the first
+    places = [(x, y, x + wide, y + high) for x, y in places if 0 <= y <= height - high]
+    free = (place for place in places if not any(overlap(place, other) for other in taken))
+    return next(free, places[0])
+
+
+def overlap(a, b):
+    """Whether two places (x1, y1, x2, y2) share a pixel."""
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 @lru_cache(maxsize=1024)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from inference import Detections
-from inference.canvas import PlanarCanvas, RGBCanvas, colour_in_yuv, draw_frame
+from inference.canvas import PlanarCanvas, RGBCanvas, colour_in_yuv, frame_sides
 from inference.drawing import class_colour, draw_detections, label_patch
 from inference.planar import PlanarFrame, to_yuv
 
@@ -33,7 +33,10 @@ def frame_mask(shape, x1, y1, x2, y2, line):
 @pytest.mark.parametrize("shape", [(24, 32), (24, 32, 3)])
 def test_a_frame_and_nothing_else(corners, line, shape):
     plane = np.zeros(shape, np.uint8)
-    draw_frame(plane, corners, line, 7 if len(shape) == 2 else (7, 8, 9))
+    (sides,) = frame_sides(np.array([corners]), line, shape)
+    for x1, y1, x2, y2 in sides:
+        assert min(x1, y1, x2, y2) >= 0  # else a slice would count from the other end
+        plane[y1:y2, x1:x2] = 7 if len(shape) == 2 else (7, 8, 9)
     mask = frame_mask(shape, *corners, line)
     if len(shape) == 2:
         np.testing.assert_array_equal(plane, 7 * mask)
@@ -45,7 +48,7 @@ def test_a_frame_and_nothing_else(corners, line, shape):
 @pytest.mark.parametrize("matrix", ["bt601", "bt709"])
 def test_a_box_has_its_colour_in_all_planes(size, matrix):
     frame = grey(size, matrix)
-    PlanarCanvas(frame, label_patch).box((9, 13, 40, 30), RED, 4)  # the box's pixels are 8..41, 12..31
+    PlanarCanvas(frame, label_patch).boxes(np.array([[9, 13, 40, 30]]), [RED], 4)  # the box's pixels are 8..41, 12..31
     y, u, v = np.rint(to_yuv(matrix) @ [*RED, 1])
     colour = frame_mask(frame.y.shape, 8, 12, 42, 32, 4)
     hairlines = frame_mask(frame.y.shape, 7, 11, 43, 33, 6) & ~colour

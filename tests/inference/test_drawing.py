@@ -106,9 +106,9 @@ def test_pictures_smaller_than_a_label(width, height):
 
 
 def test_labels_of_neighbours_lie_apart():
-    places = np.empty((0, 4), int)
+    places = []
     for corners in ([100, 100, 180, 160], [104, 102, 170, 150], [98, 99, 190, 170]):
-        places = np.append(places, [place_label((480, 640), (20, 80), corners, 2, places)], axis=0)
+        places.append(place_label((480, 640), (20, 80), corners, 2, places))
     for one, other in combinations(places, 2):
         assert one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
 
