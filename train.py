@@ -40,6 +40,12 @@ def add_data_arguments(parser):
     )
     data.add_argument("--max_expand", type=float, default=4.0, help="largest side ratio of the zoomed-out picture")
     data.add_argument("--channel_shuffle", type=float, default=0.5, help="probability of permuted colour channels")
+    data.add_argument(
+        "--frame_aspect",
+        type=float,
+        metavar="RATIO",
+        help="show half of the samples in windows of this width:height, as frames of a video are seen (16:9: 1.78)",
+    )
     data.add_argument("--num_workers", type=int, default=4, help="processes that read and augment pictures")
     data.add_argument(
         "--cache", choices=("none", "ram"), default="none", help="ram: keep the decoded pictures in memory"

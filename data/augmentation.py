@@ -36,6 +36,11 @@ class Window:
     height: float
     mirrored: bool = False
 
+    @property
+    def corners(self):
+        """float64 [4]: left, top, right, bottom."""
+        return np.array([self.x, self.y, self.x + self.width, self.y + self.height])
+
 
 class SSDAugmentation:
     """Augment one picture for training, and bring it to the network's input size.
@@ -45,15 +50,28 @@ class SSDAugmentation:
         mean: fills what expansion adds, and is subtracted; in the channel order that the pictures come in.
         max_expand: largest ratio of the expanded side; 1 turns expansion off.
         channel_shuffle: probability of permuted channels (the reference's 0.5; the paper's own code: 0).
+        frame_aspect: width:height of the frames that the network is meant for; half of the samples then show their
+            part of the picture in a window of this shape, squeezed to the square input as the frames will be. None
+            (the paper): never.
         subtract_mean: False gives uint8, for a mean subtracted later on the device.
         rng: numpy Generator; one of its own, made at the first call, unless given. May be replaced between calls.
     """
 
-    def __init__(self, size=300, mean=MEANS, max_expand=4.0, channel_shuffle=0.5, subtract_mean=True, rng=None):
+    def __init__(
+        self,
+        size=300,
+        mean=MEANS,
+        max_expand=4.0,
+        channel_shuffle=0.5,
+        frame_aspect=None,
+        subtract_mean=True,
+        rng=None,
+    ):
         self.size = size
         self.mean = np.array(mean, dtype=np.float32)
         self.max_expand = max_expand
         self.channel_shuffle = channel_shuffle
+        self.frame_aspect = frame_aspect
         self.subtract_mean = subtract_mean
         self.rng = rng
 
@@ -72,7 +90,7 @@ class SSDAugmentation:
         self.rng = self.rng or fresh_generator()
         height, width = image.shape[:2]
         boxes = np.asarray(boxes, dtype=np.float32).reshape(-1, 4)
-        window, kept = draw_window(self.rng, width, height, boxes, self.max_expand)
+        window, kept = draw_window(self.rng, width, height, boxes, self.max_expand, self.frame_aspect)
         result = warp(image, window, self.size, self.mean)
         inside = picture_region(window, width, height, self.size)
         result[inside] = distort(result[inside], self.rng, self.channel_shuffle)
@@ -90,14 +108,15 @@ def fresh_generator():
 # --- geometry -------------------------------------------------------------------------------------------------------
 
 
-def draw_window(rng, width, height, boxes, max_expand=4.0):
-    """Draw expansion, crop and mirror, composed to one window of the source picture.
+def draw_window(rng, width, height, boxes, max_expand=4.0, frame_aspect=None):
+    """Draw expansion, crop, frame and mirror, composed to one window of the source picture.
 
     Args:
         rng: numpy Generator.
         width, height: of the picture in pixels.
         boxes: corners float [N, 4] as fractions.
         max_expand: largest side ratio of the expanded picture.
+        frame_aspect: width:height that half of the windows are extended to, or None.
 
     Returns:
         (window, kept): a Window, and bool [N], the objects whose centre lies in it.
@@ -109,6 +128,9 @@ def draw_window(rng, width, height, boxes, max_expand=4.0):
         canvas = Window(-left * width, -top * height, ratio * width, ratio * height)
     pixels = boxes * np.array([width, height, width, height])
     window, kept = draw_crop(rng, canvas, pixels)
+    if frame_aspect is not None and rng.random() < 0.5:
+        window = draw_frame(rng, window, width, height, frame_aspect)
+        kept |= centres_inside(pixels, window.corners[None])[0]
     mirrored = bool(rng.random() < 0.5)
     return Window(window.x, window.y, window.width, window.height, mirrored), kept
 
@@ -143,8 +165,7 @@ def draw_crop(rng, canvas, boxes):
         good = (aspect >= 0.5) & (aspect <= 2)
         if len(boxes):
             crops = np.hstack([corner, corner + size])
-            centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-            inside = ((centre > crops[:, None, :2]) & (centre < crops[:, None, 2:])).all(axis=2)  # [tries, N]
+            inside = centres_inside(boxes, crops)
             good &= inside.any(axis=1)
             if limit is not None:
                 good &= (_overlaps(crops, boxes) >= limit).any(axis=1)
@@ -152,6 +173,37 @@ def draw_crop(rng, canvas, boxes):
             first = int(good.argmax())
             kept = inside[first] if len(boxes) else np.zeros(0, dtype=bool)
             return Window(*corner[first], *size[first]), kept
+
+
+def draw_frame(rng, window, width, height, aspect):
+    """Extend a window to the shape of a frame, at a place drawn at random, beyond the picture only where it must.
+
+    Args:
+        rng: numpy Generator.
+        window: the Window that the frame holds.
+        width, height: of the picture in pixels.
+        aspect: width:height of the frame.
+
+    Returns:
+        the frame's Window: wider or higher than the given one, never smaller.
+    """
+
+    def place(start, extent, extended, picture):
+        drawn = rng.uniform(start - (extended - extent), start)
+        within = min(max(drawn, min(0.0, picture - extended)), max(0.0, picture - extended))
+        return min(max(within, start - (extended - extent)), start)
+
+    extended_width = max(window.width, window.height * aspect)
+    extended_height = max(window.height, window.width / aspect)
+    x = place(window.x, window.width, extended_width, width)
+    y = place(window.y, window.height, extended_height, height)
+    return Window(x, y, extended_width, extended_height)
+
+
+def centres_inside(boxes, crops):
+    """Whether the centre of each box [N, 4] lies strictly inside each crop [T, 4], both as corners: bool [T, N]."""
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return ((centre > crops[:, None, :2]) & (centre < crops[:, None, 2:])).all(axis=2)
 
 
 def _overlaps(crops, boxes):

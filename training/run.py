@@ -214,7 +214,9 @@ def build_loader(run, first):
     priors = {size: priors_at(run.net, size).cpu() for size in sizes}
     augmentation = NoAugmentation(args.size)
     if args.augment:
-        augmentation = SSDAugmentation(args.size, MEANS, args.max_expand, args.channel_shuffle, subtract_mean=False)
+        augmentation = SSDAugmentation(
+            args.size, MEANS, args.max_expand, args.channel_shuffle, args.frame_aspect, subtract_mean=False
+        )
     return torch.utils.data.DataLoader(
         TrainingSamples(run.pictures, augmentation, args.seed, InputSize(args)),
         batch_sampler=RunBatches(first, run.max_iter, args.batch_size, run.ranks.rank, run.ranks.world),

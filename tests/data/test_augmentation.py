@@ -12,7 +12,16 @@ import torch
 from synthetic import make_voc
 
 from data import SSDAugmentation, VOCDetection, augmentation
-from data.augmentation import Window, boxes_in_window, distort, draw_crop, draw_window, picture_region, warp
+from data.augmentation import (
+    Window,
+    boxes_in_window,
+    distort,
+    draw_crop,
+    draw_frame,
+    draw_window,
+    picture_region,
+    warp,
+)
 
 MEAN = (104, 117, 123)
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
@@ -208,6 +217,40 @@ class TestGeometry:
         widths = [draw_window(generator, 100, 100, np.zeros((0, 4)), 2.0)[0].width for _ in range(500)]
         assert 190 < max(widths) <= 200
         assert {draw_window(generator, 100, 100, np.zeros((0, 4)), 1.0)[0].width for _ in range(50)} == {100}
+
+    @pytest.mark.parametrize("aspect", [16 / 9, 9 / 16])
+    @pytest.mark.parametrize(("width", "height"), [(400, 300), (200, 300), (640, 360)])
+    def test_half_of_the_windows_are_frames(self, width, height, aspect):
+        boxes = np.array([[0.1, 0.2, 0.5, 0.9], [0.6, 0.1, 0.7, 0.2], [0.9, 0.9, 1.0, 1.0]])
+        frames = 0
+        for seed in range(400):
+            plain, before = draw_window(rng(seed), width, height, boxes, 2.0)
+            window, kept = draw_window(rng(seed), width, height, boxes, 2.0, aspect)
+            if (window.width, window.height) == (plain.width, plain.height):
+                continue
+            frames += 1
+            assert window.width / window.height == pytest.approx(aspect)
+            assert (window.corners[:2] <= plain.corners[:2] + 1e-9).all()
+            assert (window.corners[2:] >= plain.corners[2:] - 1e-9).all()
+            # One side stays; the other reaches beyond the picture only where the picture or the window does.
+            assert window.width == pytest.approx(plain.width) or window.height == pytest.approx(plain.height)
+            for low, high, old_low, old_high, extent in (
+                (*window.corners[[0, 2]], *plain.corners[[0, 2]], width),
+                (*window.corners[[1, 3]], *plain.corners[[1, 3]], height),
+            ):
+                if high - low <= extent:
+                    assert low >= min(0, old_low) - 1e-9 and high <= max(extent, old_high) + 1e-9
+            centre = (boxes[:, :2] + boxes[:, 2:]) / 2 * [width, height]
+            seen = ((centre > window.corners[:2]) & (centre < window.corners[2:])).all(axis=1)
+            assert np.array_equal(kept, seen) and (kept | ~before).all()
+        assert 150 < frames < 250
+
+    def test_a_frame_lies_anywhere_around_its_window(self):
+        window = Window(150.0, 0.0, 100.0, 200.0)
+        starts = [draw_frame(rng(seed), window, 1000, 200, 2.0).x for seed in range(300)]
+        assert min(starts) == 0 and max(starts) > 145 and 25 < np.mean(starts) < 50
+        # At the edge of a picture as large as the frame there is one place.
+        assert draw_frame(rng(0), Window(300.0, 0.0, 100.0, 200.0), 400, 200, 2.0) == Window(0.0, 0.0, 400.0, 200.0)
 
     def test_filling_is_the_mean_and_no_colour_step_touches_it(self):
         """Beyond half a source pixel around the picture, where the warp blends."""
