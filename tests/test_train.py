@@ -190,7 +190,18 @@ class TestFaults:
         assert [path.name for path in (tmp_path / "run").glob("*state_*")] == ["state_1.pth"]
         assert (tmp_path / "run" / "state_1.pth").read_bytes() == before
 
-    @pytest.mark.parametrize("flag", ["--batch_size 0", "--lr 0", "--width -1", "--keep 0", "--max_expand 0.5"])
+    @pytest.mark.parametrize(
+        "flag",
+        [
+            "--batch_size 0",
+            "--lr 0",
+            "--width -1",
+            "--keep 0",
+            "--max_expand 0.5",
+            "--pairs 1.1",
+            "--frame_aspect 0",
+        ],
+    )
     def test_settings_that_make_no_sense(self, pictures, tmp_path, flag):
         assert flag.split()[0] in refused(pictures, tmp_path / "run", flag)
 

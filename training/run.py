@@ -218,7 +218,7 @@ def build_loader(run, first):
             args.size, MEANS, args.max_expand, args.channel_shuffle, args.frame_aspect, subtract_mean=False
         )
     return torch.utils.data.DataLoader(
-        TrainingSamples(run.pictures, augmentation, args.seed, InputSize(args)),
+        TrainingSamples(run.pictures, augmentation, args.seed, InputSize(args), args.pairs),
         batch_sampler=RunBatches(first, run.max_iter, args.batch_size, run.ranks.rank, run.ranks.world),
         collate_fn=MatchedBatch(run.criterion, priors),
         num_workers=args.num_workers,
