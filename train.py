@@ -39,6 +39,7 @@ def add_data_arguments(parser):
         "--augment", action=FLAG, default=True, help="off: pictures as they are, to see a network overfit"
     )
     data.add_argument("--max_expand", type=float, default=4.0, help="largest side ratio of the zoomed-out picture")
+    data.add_argument("--min_crop", type=float, default=0.3, help="smallest share of a picture's sides in a crop")
     data.add_argument("--channel_shuffle", type=float, default=0.5, help="probability of permuted colour channels")
     data.add_argument(
         "--frame_aspect",

@@ -49,6 +49,7 @@ class SSDAugmentation:
         size: side of the result in pixels.
         mean: fills what expansion adds, and is subtracted; in the channel order that the pictures come in.
         max_expand: largest ratio of the expanded side; 1 turns expansion off.
+        min_crop: smallest width and height of a crop, as a share of the picture's.
         channel_shuffle: probability of permuted channels (the reference's 0.5; the paper's own code: 0).
         frame_aspect: width:height of the frames that the network is meant for; half of the samples then show their
             part of the picture in a window of this shape, squeezed to the square input as the frames will be. None
@@ -62,6 +63,7 @@ class SSDAugmentation:
         size=300,
         mean=MEANS,
         max_expand=4.0,
+        min_crop=0.3,
         channel_shuffle=0.5,
         frame_aspect=None,
         subtract_mean=True,
@@ -70,6 +72,7 @@ class SSDAugmentation:
         self.size = size
         self.mean = np.array(mean, dtype=np.float32)
         self.max_expand = max_expand
+        self.min_crop = min_crop
         self.channel_shuffle = channel_shuffle
         self.frame_aspect = frame_aspect
         self.subtract_mean = subtract_mean
@@ -90,7 +93,7 @@ class SSDAugmentation:
         self.rng = self.rng or fresh_generator()
         height, width = image.shape[:2]
         boxes = np.asarray(boxes, dtype=np.float32).reshape(-1, 4)
-        window, kept = draw_window(self.rng, width, height, boxes, self.max_expand, self.frame_aspect)
+        window, kept = draw_window(self.rng, width, height, boxes, self.max_expand, self.min_crop, self.frame_aspect)
         result = warp(image, window, self.size, self.mean)
         inside = picture_region(window, width, height, self.size)
         result[inside] = distort(result[inside], self.rng, self.channel_shuffle)
@@ -108,7 +111,7 @@ def fresh_generator():
 # --- geometry -------------------------------------------------------------------------------------------------------
 
 
-def draw_window(rng, width, height, boxes, max_expand=4.0, frame_aspect=None):
+def draw_window(rng, width, height, boxes, max_expand=4.0, min_crop=0.3, frame_aspect=None):
     """Draw expansion, crop, frame and mirror, composed to one window of the source picture.
 
     Args:
@@ -116,6 +119,7 @@ def draw_window(rng, width, height, boxes, max_expand=4.0, frame_aspect=None):
         width, height: of the picture in pixels.
         boxes: corners float [N, 4] as fractions.
         max_expand: largest side ratio of the expanded picture.
+        min_crop: smallest share of its width and height that a crop has.
         frame_aspect: width:height that half of the windows are extended to, or None.
 
     Returns:
@@ -127,7 +131,7 @@ def draw_window(rng, width, height, boxes, max_expand=4.0, frame_aspect=None):
         left, top = rng.uniform(0, ratio - 1, 2)
         canvas = Window(-left * width, -top * height, ratio * width, ratio * height)
     pixels = boxes * np.array([width, height, width, height])
-    window, kept = draw_crop(rng, canvas, pixels)
+    window, kept = draw_crop(rng, canvas, pixels, min_crop)
     if frame_aspect is not None and rng.random() < 0.5:
         window = draw_frame(rng, window, width, height, frame_aspect)
         kept |= centres_inside(pixels, window.corners[None])[0]
@@ -135,16 +139,17 @@ def draw_window(rng, width, height, boxes, max_expand=4.0, frame_aspect=None):
     return Window(window.x, window.y, window.width, window.height, mirrored), kept
 
 
-def draw_crop(rng, canvas, boxes):
+def draw_crop(rng, canvas, boxes, smallest=0.3):
     """Draw a crop of the canvas that keeps an object: one of whole / a limit on the overlap / no limit, equal odds.
 
-    Width and height are 0.3 to 1 of the canvas', the aspect 0.5 to 2. After 50 vain tries the choice is made anew.
-    A picture without objects is cropped without a condition.
+    Width and height are `smallest` to 1 of the canvas', the aspect 0.5 to 2. After 50 vain tries the choice is made
+    anew. A picture without objects is cropped without a condition.
 
     Args:
         rng: numpy Generator.
         canvas: the Window to cut from.
         boxes: corners [N, 4] in pixels of the source picture.
+        smallest: share of the canvas' sides.
 
     Returns:
         (window, kept): a Window, and bool [N], the objects whose centre lies strictly inside.
@@ -156,7 +161,7 @@ def draw_crop(rng, canvas, boxes):
         limit = CROP_LIMITS[choice]
 
         # All 50 tries at once; the first good one counts, as if they had been drawn one after the other.
-        scale = rng.uniform(0.3, 1, (CROP_TRIES, 2))
+        scale = rng.uniform(smallest, 1, (CROP_TRIES, 2))
         place = rng.random((CROP_TRIES, 2))
         extent = np.array([canvas.width, canvas.height])
         size = scale * extent

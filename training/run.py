@@ -215,7 +215,13 @@ def build_loader(run, first):
     augmentation = NoAugmentation(args.size)
     if args.augment:
         augmentation = SSDAugmentation(
-            args.size, MEANS, args.max_expand, args.channel_shuffle, args.frame_aspect, subtract_mean=False
+            args.size,
+            MEANS,
+            args.max_expand,
+            args.min_crop,
+            args.channel_shuffle,
+            args.frame_aspect,
+            subtract_mean=False,
         )
     return torch.utils.data.DataLoader(
         TrainingSamples(run.pictures, augmentation, args.seed, InputSize(args), args.pairs),

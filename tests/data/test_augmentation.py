@@ -198,8 +198,18 @@ class TestGeometry:
         free = x / (400 - width)  # the place is uniform
         assert abs(np.quantile(free, [0.25, 0.5, 0.75]) - [0.25, 0.5, 0.75]).max() < 0.05
 
+    @pytest.mark.parametrize("smallest", [0.7, 1.0])
+    def test_crops_can_be_kept_large(self, smallest):
+        no_boxes, shares = np.zeros((0, 4)), []
+        for seed in range(400):
+            window = draw_window(rng(seed), 400, 300, no_boxes, max_expand=1.0, min_crop=smallest)[0]
+            shares += [window.width / 400, window.height / 300]
+        assert smallest <= min(shares) < smallest + 0.02 and max(shares) <= 1
+
     def test_expansion(self, monkeypatch):
-        monkeypatch.setattr(augmentation, "draw_crop", lambda _, canvas, boxes: (canvas, np.ones(len(boxes), bool)))
+        monkeypatch.setattr(
+            augmentation, "draw_crop", lambda _, canvas, boxes, smallest: (canvas, np.ones(len(boxes), bool))
+        )
         generator = rng(3)
         windows = [draw_window(generator, 400, 300, np.zeros((0, 4)))[0] for _ in range(4000)]
         expanded = [w for w in windows if w.width > 400]
@@ -212,7 +222,9 @@ class TestGeometry:
         assert 0.46 < np.mean([w.mirrored for w in windows]) < 0.54
 
     def test_expansion_can_be_limited(self, monkeypatch):
-        monkeypatch.setattr(augmentation, "draw_crop", lambda _, canvas, boxes: (canvas, np.ones(len(boxes), bool)))
+        monkeypatch.setattr(
+            augmentation, "draw_crop", lambda _, canvas, boxes, smallest: (canvas, np.ones(len(boxes), bool))
+        )
         generator = rng(4)
         widths = [draw_window(generator, 100, 100, np.zeros((0, 4)), 2.0)[0].width for _ in range(500)]
         assert 190 < max(widths) <= 200
@@ -225,7 +237,7 @@ class TestGeometry:
         frames = 0
         for seed in range(400):
             plain, before = draw_window(rng(seed), width, height, boxes, 2.0)
-            window, kept = draw_window(rng(seed), width, height, boxes, 2.0, aspect)
+            window, kept = draw_window(rng(seed), width, height, boxes, 2.0, frame_aspect=aspect)
             if (window.width, window.height) == (plain.width, plain.height):
                 continue
             frames += 1
