@@ -47,9 +47,6 @@ def add_data_arguments(parser):
         metavar="RATIO",
         help="show half of the samples in windows of this width:height, as frames of a video are seen (16:9: 1.78)",
     )
-    data.add_argument(
-        "--pairs", type=float, default=0.0, metavar="P", help="probability of two pictures in one sample, side by side"
-    )
     data.add_argument("--num_workers", type=int, default=4, help="processes that read and augment pictures")
     data.add_argument(
         "--cache", choices=("none", "ram"), default="none", help="ram: keep the decoded pictures in memory"

@@ -199,7 +199,6 @@ class TestFaults:
             "--keep 0",
             "--max_expand 0.5",
             "--min_crop 0",
-            "--pairs 1.1",
             "--frame_aspect 0",
         ],
     )

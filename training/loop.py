@@ -41,8 +41,6 @@ def check(args):
         raise InputError("--lr and --width must be greater than 0, and --max_expand 1 or more")
     if not 0 < args.min_crop <= 1:
         raise InputError(f"--min_crop {args.min_crop}: it must be greater than 0, and 1 at most")
-    if not 0 <= args.pairs <= 1:
-        raise InputError(f"--pairs {args.pairs}: a probability lies between 0 and 1")
     if args.frame_aspect is not None and not 0.1 <= args.frame_aspect <= 10:
         raise InputError(f"--frame_aspect {args.frame_aspect}: it must lie between 0.1 and 10")
     world = int(os.environ.get("WORLD_SIZE", "1"))

@@ -224,7 +224,7 @@ def build_loader(run, first):
             subtract_mean=False,
         )
     return torch.utils.data.DataLoader(
-        TrainingSamples(run.pictures, augmentation, args.seed, InputSize(args), args.pairs),
+        TrainingSamples(run.pictures, augmentation, args.seed, InputSize(args)),
         batch_sampler=RunBatches(first, run.max_iter, args.batch_size, run.ranks.rank, run.ranks.world),
         collate_fn=MatchedBatch(run.criterion, priors),
         num_workers=args.num_workers,

@@ -5,15 +5,12 @@ augmented with a generator seeded by (seed, p). So neither the number of workers
 network sees: resuming at iteration i means starting at p = i * batch size.
 """
 
-from itertools import chain
-
 import cv2
 import numpy as np
 import torch
 
 from data.transforms import resize
 from data.voc0712 import read_bgr
-from training.pairs import side_by_side
 
 
 class Shuffle:
@@ -40,39 +37,29 @@ class TrainingSamples(torch.utils.data.Dataset):
         augmentation: an SSDAugmentation that gives uint8, or NoAugmentation.
         seed: of the run.
         size_at: position -> side of the network's input, for runs that begin at a low resolution.
-        pairs: probability that a sample shows a second picture, drawn at random, beside the first.
     """
 
-    def __init__(self, pictures, augmentation, seed, size_at, pairs=0.0):
+    def __init__(self, pictures, augmentation, seed, size_at):
         self.pictures = pictures
         self.augmentation = augmentation
         self.seed = seed
         self.size_at = size_at
-        self.pairs = pairs
         self.order = Shuffle(len(pictures), seed)
 
     def __len__(self):
         return len(self.pictures)
 
     def __getitem__(self, position):
-        """(image, target, indices): uint8 RGB [S, S, 3], float32 [objects, 5], and what pictures it shows."""
-        rng = np.random.default_rng((self.seed, position))
-        indices = (self.order[position],)
-        image, target = self._picture(indices[0])
-        if self.pairs and rng.random() < self.pairs:
-            indices += (int(rng.integers(len(self.pictures))),)
-            image, target = side_by_side((image, target), self._picture(indices[1]))
-        self.augmentation.rng = rng
+        """(image, target, index): uint8 RGB [S, S, 3], float32 [objects, 5], and the picture's index."""
+        index = self.order[position]
+        image = self.pictures.pull_image(index)
+        height, width = image.shape[:2]
+        target = usable(self.pictures.pull_target(index, width, height))
+        self.augmentation.rng = np.random.default_rng((self.seed, position))
         self.augmentation.size = self.size_at(position)
         image, boxes, labels = self.augmentation(image, target[:, :4], target[:, 4])
         image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        return torch.from_numpy(image), torch.from_numpy(np.column_stack([boxes, labels]).astype(np.float32)), indices
-
-    def _picture(self, index):
-        """(image, target) of a picture of the data set."""
-        image = self.pictures.pull_image(index)
-        height, width = image.shape[:2]
-        return image, usable(self.pictures.pull_target(index, width, height))
+        return torch.from_numpy(image), torch.from_numpy(np.column_stack([boxes, labels]).astype(np.float32)), index
 
 
 class NoAugmentation:
@@ -104,11 +91,11 @@ class MatchedBatch:
         self.criterion, self.priors = criterion, priors
 
     def __call__(self, samples):
-        """(images uint8 RGB [B, S, S, 3], loc_t [B, P, 4], conf_t int64 [B, P], indices of the pictures)."""
+        """(images uint8 RGB [B, S, S, 3], loc_t [B, P, 4], conf_t int64 [B, P], picture indices [B])."""
         images, targets, indices = zip(*samples, strict=True)
         images = torch.stack(images)
         loc_t, conf_t = self.criterion.match_targets(list(targets), self.priors[images.shape[1]])
-        return images, loc_t, conf_t, torch.tensor(list(chain.from_iterable(indices)))
+        return images, loc_t, conf_t, torch.tensor(indices)
 
 
 class InputSize:

@@ -17,8 +17,8 @@ def pictures(tmp_path):
     return VOCDetection(make_voc(tmp_path, OBJECTS, split="train"), [("", "train")])
 
 
-def samples(pictures, seed=3, pairs=0.0):
-    return TrainingSamples(pictures, SSDAugmentation(64, subtract_mean=False), seed, lambda position: 64, pairs)
+def samples(pictures, seed=3):
+    return TrainingSamples(pictures, SSDAugmentation(64, subtract_mean=False), seed, lambda position: 64)
 
 
 def first(batch):
@@ -67,7 +67,7 @@ class TestRunBatches:
 
 class TestTrainingSamples:
     def test_an_item(self, pictures):
-        image, target, (index,) = samples(pictures)[2]
+        image, target, index = samples(pictures)[2]
         assert (image.dtype, tuple(image.shape)) == (torch.uint8, (64, 64, 3))
         assert (target.dtype, target.shape[1]) == (torch.float32, 5)
         assert 0 <= index < 7
@@ -81,24 +81,11 @@ class TestTrainingSamples:
             assert torch.equal(target, items[position][1])
             assert index == items[position][2]
 
-    def test_a_share_of_the_samples_shows_two_pictures(self, pictures):
-        data, again = samples(pictures, pairs=0.4), samples(pictures, pairs=0.4)
-        items = [data[position] for position in range(300)]
-        assert 90 < sum(len(shown) == 2 for *_, shown in items) < 150
-        assert {shown[1] for *_, shown in items if len(shown) == 2} == set(range(7))
-        for position in (250, 3, 77):
-            image, target, shown = again[position]
-            assert torch.equal(image, items[position][0]) and torch.equal(target, items[position][1])
-            assert shown == items[position][2]
-        for position in range(7):  # both pictures' objects are there: at most as many as they have
-            *_, target, shown = items[position]
-            assert len(target) <= sum(len(OBJECTS[pictures.ids[index][1]]) for index in shown)
-
     def test_a_picture_looks_different_in_each_epoch(self, pictures):
         data = samples(pictures)
         seen = {}
         for position in range(21):
-            image, _, (index,) = data[position]
+            image, _, index = data[position]
             seen.setdefault(index, []).append(image)
         assert all(len(images) == 3 and not torch.equal(images[0], images[1]) for images in seen.values())
 
@@ -155,7 +142,7 @@ def test_matched_batch_gives_the_targets_of_the_criterion(pictures, priors300):
     assert torch.equal(images, torch.stack([image for image, _, _ in batch]))
     assert torch.equal(loc_t, expected[0])
     assert torch.equal(conf_t, expected[1])
-    assert indices.tolist() == [index for _, _, shown in batch for index in shown]
+    assert indices.tolist() == [index for _, _, index in batch]
 
 
 def test_pictures_in_memory_are_those_of_the_files(pictures):
