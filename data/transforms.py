@@ -10,11 +10,11 @@ from .config import RGB_MEANS
 
 
 def averages_areas(height, width, size):
-    """Whether `resize` averages areas: from a reduction to less than half on, as bilinear sampling then skips pixels.
+    """Whether `resize` averages areas, as bilinear sampling skips pixels from a reduction to less than half on.
 
-    VOC's pictures (500 pixels at most) are never reduced that far to 300.
+    VOC's pictures (500 pixels at most) and COCO's (640) are never reduced that far to 300; a video of 768x432 is.
     """
-    return min(height, width) > 2 * size
+    return max(height, width) > 2.5 * size and min(height, width) >= size
 
 
 def resize(image, size):

@@ -80,7 +80,7 @@ def shrink(plane, side):
     """
     if not averages_areas(*plane.shape, side):
         return resize(plane, side)
-    while averages_areas(*plane.shape, side):
+    while min(plane.shape) > 2 * side:
         height, width = plane.shape
         plane = cv2.resize(plane, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
     return cv2.resize(plane, (side, side), interpolation=cv2.INTER_AREA)

@@ -157,7 +157,7 @@ def int8(checkpoint, **settings):
 
 @needs_nncf
 @pytest.mark.slow
-def test_int8_comes_close(monkeypatch):
+def test_int8_comes_close(monkeypatch, cache):
     monkeypatch.setattr(quantisation, "COUNT", 32)
     detect = int8(EMBEDDED)
     assert detect.dtype == torch.int8
@@ -170,6 +170,27 @@ def test_int8_comes_close(monkeypatch):
     assert apart.max() > 1e-3  # not float32 in disguise
     assert (apart > 0.05).float().mean() < 1e-3
     assert (loc - true_loc).abs().mean() < 0.1 * true_loc.abs().mean()
+    heads = {f"{head}.{index}" for head in ("loc", "conf") for index in range(2, 6)}
+    assert convolutions_in_float(*cache.glob("*.zip")) == {"vgg.0", *heads}
+
+
+def convolutions_in_float(path):
+    """Names of the layers of a kept network whose weights aren't int8."""
+    import openvino
+
+    with zipfile.ZipFile(path) as archive:
+        xml, weights = (archive.read(name) for name in quantisation.FILES)
+    network = openvino.Core().read_model(xml, openvino.Tensor(np.frombuffer(weights, np.uint8)))
+    found = set()
+    for node in network.get_ops():
+        if node.get_type_name() != "Convolution":
+            continue
+        source = node.input_value(1).get_node()
+        while source.get_type_name() != "Constant":  # what turns the numbers that are kept into the weights
+            source = source.input_value(0).get_node()
+        if source.get_element_type() != openvino.Type.i8:
+            found.add(node.get_friendly_name().partition("/")[0])
+    return found
 
 
 @needs_nncf

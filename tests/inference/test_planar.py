@@ -79,7 +79,7 @@ def test_the_networks_picture_is_the_resized_rgb(size):
     assert difference.max() <= 4
 
 
-@pytest.mark.parametrize("shape", [(1080, 1920), (2160, 3840), (721, 1279), (601, 5000)])
+@pytest.mark.parametrize("shape", [(1080, 1920), (2160, 3840), (721, 1279), (601, 5000), (432, 768), (300, 900)])
 def test_strong_reduction_averages_areas(shape):
     """As resize does, on noise too, where any pixel left out would show."""
     plane = np.random.RandomState(0).randint(0, 256, shape).astype(np.uint8)
