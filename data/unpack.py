@@ -1,6 +1,7 @@
 """Unpack the archives of data sets: safely, since an archive may hold any path, and telling when one is damaged."""
 
 import lzma
+import shutil
 import struct
 import tarfile
 import zipfile
@@ -46,16 +47,12 @@ def _unpack_zip(archive, folder, disable):
         members = file.infolist()
         _refuse_bomb(archive, sum(member.file_size for member in members), zipfile.BadZipFile)
         for member in members:
-            path = PurePosixPath(member.filename.replace("\\", "/"))
-            if path.is_absolute() or ".." in path.parts or ":" in member.filename:
-                raise zipfile.BadZipFile(f"it names the path {member.filename!r}")
+            _refuse_outside(member.filename, zipfile.BadZipFile)
         for member in tqdm(members, desc=archive.name, unit="file", disable=disable):
             file.extract(member, folder)  # checks each file's CRC
 
 
 def _unpack_tar(archive, folder, disable):
-    if not hasattr(tarfile, "data_filter"):
-        raise InputError("unpacking safely needs Python 3.10.12, 3.11.4 or a later one; update Python")
     unpacked = 0
     with tarfile.open(archive, "r:") as file:
         for member in tqdm(file, desc=archive.name, unit="file", disable=disable):
@@ -63,7 +60,22 @@ def _unpack_tar(archive, folder, disable):
             _refuse_bomb(archive, unpacked, tarfile.TarError)  # a sparse file says any size
             if not (member.isreg() or member.isdir()):
                 raise tarfile.TarError(f"{member.name!r} is a link or a device")
-            file.extract(member, folder, filter="data")  # refuses absolute paths, "..", devices and links outside
+            _refuse_outside(member.name, tarfile.TarError)
+            # Not by extract(), which takes over owner, mode and time, and whose safe form not every Python has.
+            path = folder / member.name
+            if member.isdir():
+                path.mkdir(parents=True, exist_ok=True)
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with file.extractfile(member) as source, path.open("wb") as target:
+                shutil.copyfileobj(source, target)
+
+
+def _refuse_outside(name, error):
+    """Raise `error` where a member's name leads out of the folder that it is unpacked into."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or ":" in name:
+        raise error(f"it names the path {name!r}")
 
 
 def _refuse_bomb(archive, unpacked, error):

@@ -243,8 +243,6 @@ def of_lzma(damage):
 @pytest.mark.parametrize(
     "content",
     [
-        with_header(mtime="nan"),
-        with_header(mtime="1e300"),
         changed_zip(30, 46, b"\0"),
         changed_zip(6, 8, b"\1"),
         changed_zip(6, 8, b"\x20"),
@@ -252,14 +250,20 @@ def of_lzma(damage):
         of_lzma(4),
         of_lzma(12),
     ],
-    ids=["no time", "a time beyond all", "no name", "a password", "patches", "an unknown method",
-         "settings of LZMA", "data of LZMA"],
-)  # fmt: skip
+    ids=["no name", "a password", "patches", "an unknown method", "settings of LZMA", "data of LZMA"],
+)
 def test_what_python_s_modules_trip_over_is_named(tmp_path, content):
     """They raise many more errors than the ones they are documented to raise."""
     (tmp_path / "archive").write_bytes(content)
     with pytest.raises(InputError, match=r"archive (is damaged or unsafe|can't be unpacked)"):
         unpack(tmp_path / "archive", tmp_path / "folder")
+
+
+@pytest.mark.parametrize("time", ["nan", "1e300", "-1e300"])
+def test_times_in_an_archive_dont_matter(tmp_path, time):
+    (tmp_path / "archive").write_bytes(with_header(mtime=time))
+    unpack(tmp_path / "archive", tmp_path / "folder")
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["a"]
 
 
 def test_a_long_name_in_an_archive_is_cut_short(tmp_path):
