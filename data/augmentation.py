@@ -49,13 +49,13 @@ class SSDAugmentation:
         size: side of the result in pixels.
         mean: fills what expansion adds, and is subtracted; in the channel order that the pictures come in.
         max_expand: largest ratio of the expanded side; 1 turns expansion off.
-        min_crop: smallest width and height of a crop, as a share of the picture's.
         channel_shuffle: probability of permuted channels (the reference's 0.5; the paper's own code: 0).
+        subtract_mean: False gives uint8, for a mean subtracted later on the device.
+        rng: numpy Generator; one of its own, made at the first call, unless given. May be replaced between calls.
+        min_crop: smallest width and height of a crop, as a share of the picture's.
         frame_aspect: width:height of the frames that the network is meant for; half of the samples then show their
             part of the picture in a window of this shape, squeezed to the square input as the frames will be. None
             (the paper): never.
-        subtract_mean: False gives uint8, for a mean subtracted later on the device.
-        rng: numpy Generator; one of its own, made at the first call, unless given. May be replaced between calls.
     """
 
     def __init__(
@@ -63,20 +63,20 @@ class SSDAugmentation:
         size=300,
         mean=MEANS,
         max_expand=4.0,
-        min_crop=0.3,
         channel_shuffle=0.5,
-        frame_aspect=None,
         subtract_mean=True,
         rng=None,
+        min_crop=0.3,
+        frame_aspect=None,
     ):
         self.size = size
         self.mean = np.array(mean, dtype=np.float32)
         self.max_expand = max_expand
-        self.min_crop = min_crop
         self.channel_shuffle = channel_shuffle
-        self.frame_aspect = frame_aspect
         self.subtract_mean = subtract_mean
         self.rng = rng
+        self.min_crop = min_crop
+        self.frame_aspect = frame_aspect
 
     def __call__(self, image, boxes, labels):
         """Augment.
@@ -194,9 +194,10 @@ def draw_frame(rng, window, width, height, aspect):
     """
 
     def place(start, extent, extended, picture):
-        drawn = rng.uniform(start - (extended - extent), start)
-        within = min(max(drawn, min(0.0, picture - extended)), max(0.0, picture - extended))
-        return min(max(within, start - (extended - extent)), start)
+        first = start - (extended - extent)
+        drawn = rng.uniform(first, start)
+        low, high = sorted((0.0, picture - extended))
+        return min(max(min(max(drawn, low), high), first), start)
 
     extended_width = max(window.width, window.height * aspect)
     extended_height = max(window.height, window.width / aspect)

@@ -10,11 +10,13 @@ from .config import RGB_MEANS
 
 
 def averages_areas(height, width, size):
-    """Whether `resize` averages areas, as bilinear sampling skips pixels from a reduction to less than half on.
+    """Whether `resize` averages areas: where bilinear sampling would skip pixels in both directions, or many in one.
 
-    VOC's pictures (500 pixels at most) and COCO's (640) are never reduced that far to 300; a video of 768x432 is.
+    OpenCV averages only where both sides shrink. VOC's pictures (500 pixels at most) are never reduced that far to 300,
+    of COCO's (640) only those that are nearly square; a video of 768x432 is.
     """
-    return max(height, width) > 2.5 * size and min(height, width) >= size
+    shorter, longer = sorted((height, width))
+    return shorter > 2 * size or (longer > 2.5 * size and shorter >= size)
 
 
 def resize(image, size):

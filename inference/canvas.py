@@ -35,11 +35,9 @@ class RGBCanvas:
         inner = frame_sides(corners + (0, 0, 1, 1), line, self.shape)
         for rim, sides, colour in zip(rims, inner, colours, strict=True):
             # Whole rows at once: repeating three bytes for each pixel takes several times as long.
-            for x1, y1, x2, y2 in rim:
-                self.frame[y1:y2, x1:x2] = dark[: x2 - x1]
-            row = stripe(colour, self.shape[1])
-            for x1, y1, x2, y2 in sides:
-                self.frame[y1:y2, x1:x2] = row[: x2 - x1]
+            for rectangles, row in ((rim, dark), (sides, stripe(colour, self.shape[1]))):
+                for x1, y1, x2, y2 in rectangles:
+                    self.frame[y1:y2, x1:x2] = row[: x2 - x1]
 
     def paste(self, label, place):
         """A label at a place x1, y1, x2, y2 inside the picture."""
@@ -57,21 +55,17 @@ class PlanarCanvas:
 
     def boxes(self, corners, colours, line):
         """See RGBCanvas."""
-        brightness, red_and_blue = self.frame.y, (self.frame.u, self.frame.v)
-        line += line % 2
+        frame, line = self.frame, line + line % 2
         half = corners // 2 + (0, 0, 1, 1)
-        rims = frame_sides(2 * half + (-1, -1, 1, 1), line + 2, brightness.shape)
-        inner = frame_sides(2 * half, line, brightness.shape)
-        coarse = frame_sides(half, line // 2, self.frame.u.shape)
+        rims = frame_sides(2 * half + (-1, -1, 1, 1), line + 2, frame.y.shape)
+        inner = frame_sides(2 * half, line, frame.y.shape)
+        coarse = frame_sides(half, line // 2, frame.u.shape)
         for rim, sides, half_sides, colour in zip(rims, inner, coarse, colours, strict=True):
-            y, *rest = colour_in_yuv(colour, self.frame.matrix)
-            for x1, y1, x2, y2 in rim:
-                brightness[y1:y2, x1:x2] = DARK
-            for x1, y1, x2, y2 in sides:
-                brightness[y1:y2, x1:x2] = y
-            for plane, value in zip(red_and_blue, rest, strict=True):
-                for x1, y1, x2, y2 in half_sides:
-                    plane[y1:y2, x1:x2] = value
+            y, u, v = colour_in_yuv(colour, frame.matrix)
+            fill(frame.y, rim, DARK)
+            fill(frame.y, sides, y)
+            fill(frame.u, half_sides, u)
+            fill(frame.v, half_sides, v)
 
     def paste(self, label, place):
         """See RGBCanvas."""
@@ -102,6 +96,12 @@ def frame_sides(corners, line, shape):
     right, bottom = np.maximum(inner[:, 2:], outer[:, :2]).T
     sides = np.array([x1, y1, x2, top, x1, bottom, x2, y2, x1, y1, left, y2, right, y1, x2, y2])
     return sides.T.reshape(-1, 4, 4).tolist()
+
+
+def fill(plane, rectangles, value):
+    """Set rectangles (x1, y1, x2, y2) of a plane [H, W] to a value."""
+    for x1, y1, x2, y2 in rectangles:
+        plane[y1:y2, x1:x2] = value
 
 
 @lru_cache

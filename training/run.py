@@ -218,10 +218,10 @@ def build_loader(run, first):
             args.size,
             MEANS,
             args.max_expand,
-            args.min_crop,
             args.channel_shuffle,
-            args.frame_aspect,
             subtract_mean=False,
+            min_crop=args.min_crop,
+            frame_aspect=args.frame_aspect,
         )
     return torch.utils.data.DataLoader(
         TrainingSamples(run.pictures, augmentation, args.seed, InputSize(args)),

@@ -1,12 +1,16 @@
 """The order of samples: pure functions of the position in the run."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from synthetic import make_voc
 
+import training.run
 from data import SSDAugmentation, VOCDetection
 from layers.modules import MultiBoxLoss
+from train import get_args_parser
 from training.samples import InMemory, MatchedBatch, RunBatches, Shuffle, TrainingSamples, usable
 
 OBJECTS = {f"p{i}": [("dog", (5 + i, 5, 60 + i, 70), 0), ("cat", (40, 30, 95, 75), 0)][: i % 3] for i in range(7)}
@@ -118,6 +122,23 @@ class TestTrainingSamples:
         augmentation = SSDAugmentation(64, subtract_mean=False)
         data = TrainingSamples(pictures, augmentation, 0, lambda position: 32 if position < 4 else 64)
         assert [len(data[position][0]) for position in (3, 4, 0, 9)] == [32, 64, 32, 64]
+
+
+def test_the_flags_of_the_augmentation_reach_it(pictures, priors300, monkeypatch):
+    flags = "--max_expand 2 --min_crop 0.6 --channel_shuffle 0.1 --frame_aspect 1.5 --num_workers 0"
+    monkeypatch.setattr(training.run, "priors_at", lambda net, size: priors300)
+    run = SimpleNamespace(
+        args=get_args_parser().parse_args(flags.split()),
+        net=None,
+        pictures=pictures,
+        criterion=MultiBoxLoss(21),
+        max_iter=3,
+        ranks=SimpleNamespace(rank=0, world=1),
+        device=torch.device("cpu"),
+    )
+    found = training.run.build_loader(run, 0).dataset.augmentation
+    assert (found.max_expand, found.min_crop, found.channel_shuffle, found.frame_aspect) == (2, 0.6, 0.1, 1.5)
+    assert not found.subtract_mean
 
 
 def test_usable_cuts_boxes_to_the_picture_and_drops_those_without_area():
