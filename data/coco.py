@@ -56,10 +56,7 @@ def read_coco_annotations(path):
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(
-            f"{path} isn't there: give the folder that holds annotations/ and images/ (--dataset_root), "
-            "or fetch COCO with data/scripts/COCO2017.sh (20 GB)"
-        )
+        raise InputError(f"{path} isn't there: {_remedy(path)}")
     content = read_json(path, "COCO instances JSON")
     try:
         images = {image["id"]: image for image in content["images"]}
@@ -80,6 +77,18 @@ def read_coco_annotations(path):
     category_ids = tuple(sorted(names))
     class_names = tuple(names[category_id] for category_id in category_ids)
     return COCOAnnotations(path, content, images, objects, category_ids, class_names)
+
+
+def _remedy(path):
+    """What to do about an instances JSON that isn't there: name a split that is, or bring the data."""
+    splits = sorted(other.stem.removeprefix("instances_") for other in path.parent.glob("instances_*.json"))
+    if splits:
+        same = ' (which holds the pictures of "trainval35k")' if "train2017" in splits else ""
+        return f"the splits that are there: {', '.join(splits[:10])}{same}"
+    return (
+        "give the folder that holds annotations/ and images/ (--dataset_root), "
+        "or fetch COCO with data/scripts/COCO2017.sh (20 GB)"
+    )
 
 
 def read_json(path, kind):

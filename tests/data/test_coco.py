@@ -153,9 +153,14 @@ def test_a_json_that_the_disk_does_not_give_is_named(root):
         read_coco_annotations(path)
 
 
-def test_missing_or_foreign_json_is_refused(root):
+def test_a_split_that_is_missing_is_answered_with_those_that_are_there(root):
+    with pytest.raises(InputError, match=r"instances_trainval35k\.json isn't there: .* train2017 \(which holds"):
+        COCODetection(root)
+
+
+def test_missing_or_foreign_json_is_refused(root, tmp_path):
     with pytest.raises(InputError, match="data/scripts"):
-        COCODetection(root, "val2017")
+        COCODetection(tmp_path / "empty", "val2017")
     path = root / "annotations" / "instances_train2017.json"
     for text in ("{", "[]", "{}"):
         path.write_text(text)
