@@ -47,9 +47,9 @@ def get_args_parser():
 def main(args):
     """Detect as args say. Raises InputError for what the user can mend; ends the process with 130 after Ctrl-C."""
     with StopSignal() as stop:
+        from data.allocator import keep_freed_memory
         from data.errors import InputError
         from inference.display import Display, ask_for_display
-        from inference.pipeline import keep_freed_memory
 
         if not 0 <= args.threshold < 1:
             raise InputError(f"--threshold {args.threshold}: it must be at least 0 and below 1")

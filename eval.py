@@ -78,7 +78,10 @@ def main(args):
 
     Raises InputError; ends the process with 128 + the signal's number after Ctrl-C or SIGTERM.
     """
+    from data.allocator import keep_freed_memory
+
     check(args)
+    keep_freed_memory()
     with clean_end():
         return score(args)
 

@@ -129,10 +129,12 @@ def _boolean(text):
 
 
 def main(args):
+    from data.allocator import keep_freed_memory
     from training.loop import train
 
     if args.visdom:
         print("--visdom is gone; see the curves with: tensorboard --logdir", Path(args.save_folder) / "log")
+    keep_freed_memory()
     train(args)
 
 

@@ -39,8 +39,10 @@ def main(args):
 
     from benchmarks.measure import HEADER, Settings, machine, measure, product_rate
     from benchmarks.network import GFLOP
+    from data.allocator import keep_freed_memory
     from inference.devices import choose_device, choose_precision
 
+    keep_freed_memory()  # as the scripts do; the peers gain by it, too
     if args.threads:
         torch.set_num_threads(args.threads)
     device = choose_device(args.device)

@@ -315,8 +315,7 @@ def _scale_and_shift(image, scale, shift):
     """scale * image + shift, saturated to 0..255."""
     if scale == 1 and shift == 0:
         return image
-    table = np.rint(np.arange(256) * scale + shift).clip(0, 255).astype(np.uint8)
-    return cv2.LUT(image, table)
+    return cv2.addWeighted(image, scale, image, 0, shift)
 
 
 def _shift_hue(image, saturation, hue):
@@ -326,6 +325,6 @@ def _shift_hue(image, saturation, hue):
     # The "full" form keeps hue in 256 steps of 1.4 degrees (OpenCV's usual one has 180), so that uint8 wraps around.
     hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV_FULL)
     if saturation != 1:
-        hsv = cv2.multiply(hsv, (1.0, saturation, 1.0, 1.0))
+        cv2.insertChannel(cv2.convertScaleAbs(cv2.extractChannel(hsv, 1), alpha=saturation), hsv, 1)
     hsv[:, :, 0] += np.uint8(round(hue * 256 / 360) % 256)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR_FULL)

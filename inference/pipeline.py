@@ -4,11 +4,9 @@ On a CPU, frames side by side with one thread each get further than one frame wi
 other after every layer, the longer the more ffmpeg's processes take of the cores at the same time.
 """
 
-import ctypes
-import sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 
 import cv2
@@ -83,17 +81,3 @@ def computing(threads):
     finally:
         torch.set_num_threads(before[0])
         cv2.setNumThreads(before[1])
-
-
-def keep_freed_memory():
-    """Let the process reuse memory that it freed; glibc else returns large pieces to the system at once.
-
-    The network's feature maps and the frames come and go many times a second, and to have their pages given anew and
-    zeroed takes a twentieth of the time. For a script to call, as it holds for the whole process.
-    """
-    if sys.platform == "linux":
-        trim_threshold, mmap_threshold = -1, -3  # names in malloc.h
-        with suppress(OSError, AttributeError):  # another C library
-            mallopt = ctypes.CDLL(None).mallopt
-            mallopt(mmap_threshold, 32 * 2**20)  # the largest that is allowed
-            mallopt(trim_threshold, 512 * 2**20)

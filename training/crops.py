@@ -22,6 +22,7 @@ from .network import training_memory_format
 from .run_state import UNFIT, load_optimizer, whole
 from .samples import Shuffle
 from .schedule import learning_rate
+from .workers import set_up_worker
 
 BATCH_SIZE = 64
 BACKGROUND_SHARE = 0.1
@@ -152,7 +153,9 @@ def _one_pass(model, optimizer, crops, number, args, device, show):
     steps = max(1, len(crops) // BATCH_SIZE)  # a few objects come several times, each time another crop
     torch.manual_seed(args.seed + number)  # for dropout: a pass is the same after an interruption
     positions = range(number * steps * BATCH_SIZE, (number + 1) * steps * BATCH_SIZE)
-    loader = torch.utils.data.DataLoader(crops, BATCH_SIZE, sampler=positions, num_workers=args.num_workers)
+    loader = torch.utils.data.DataLoader(
+        crops, BATCH_SIZE, sampler=positions, num_workers=args.num_workers, worker_init_fn=set_up_worker
+    )
     right = 0
     title = f"crops, pass {number + 1}/{args.crop_passes}"
     for step, batch in enumerate(tqdm(loader, desc=title, mininterval=5, disable=not show)):

@@ -1,7 +1,6 @@
 """A training run: what it is made of, and one step of it."""
 
 import random
-import signal
 import sys
 from contextlib import contextmanager
 from copy import deepcopy
@@ -31,6 +30,7 @@ from .network import Heads, averaged, bring_to, build_network, build_optimizer, 
 from .samples import InMemory, InputSize, MatchedBatch, NoAugmentation, RunBatches, Subset, TrainingSamples
 from .schedule import learning_rate
 from .validation import Validation
+from .workers import set_up_worker
 
 
 class Run:
@@ -230,17 +230,8 @@ def build_loader(run, first):
         num_workers=args.num_workers,
         pin_memory=run.device.type == "cuda",
         prefetch_factor=4 if args.num_workers else None,
-        worker_init_fn=outlive_one_signal,
+        worker_init_fn=set_up_worker,
     )
-
-
-def outlive_one_signal(_):
-    """In a loader's worker: leave the first SIGTERM or Ctrl-C to the run, which saves its state before it ends.
-
-    Schedulers and terminals send them to all processes of a job, and torch ends a run that loses a worker.
-    """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
 def wrap(heads, args, ranks, device):

@@ -14,7 +14,7 @@ from tiny import DOG_BOX, make_network
 
 from data.errors import InputError
 from inference import Detector
-from inference.pipeline import SLACK, detect, enlarged, in_order, keep_freed_memory, share_threads
+from inference.pipeline import SLACK, detect, enlarged, in_order, share_threads
 from inference.planar import PlanarFrame
 
 
@@ -211,9 +211,3 @@ def test_boxes_do_not_leave_the_frame():
     full = type(found)(np.array([[0, 0, 300, 300]], np.float32), found.scores, found.labels, found.names)
     for size in ((1919, 1079), (77, 33), (3840, 2160)):
         assert enlarged(full, 300, size).boxes.tolist() == [[0, 0, *size]]
-
-
-def test_memory_is_kept_where_there_is_a_way(monkeypatch):
-    keep_freed_memory()
-    monkeypatch.setattr("inference.pipeline.ctypes.CDLL", lambda name: object())  # a C library without mallopt
-    keep_freed_memory()
