@@ -298,8 +298,5 @@ if __name__ == "__main__":
     arguments = get_args_parser().parse_args()
     from data.errors import exit_on_input_error
 
-    try:
-        with exit_on_input_error():
-            main(arguments)
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+    with exit_on_input_error():
+        main(arguments)

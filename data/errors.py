@@ -1,5 +1,6 @@
-"""The one error that a user's mistake ends in, and the way a script ends on it."""
+"""The one error that a user's mistake ends in, and the way a script ends on it, or on Ctrl-C."""
 
+import signal
 import sys
 from contextlib import contextmanager
 
@@ -18,6 +19,7 @@ class InputError(Exception):
 def exit_on_input_error():
     """Turn an InputError into one line on stderr and exit code 2 (for scripts, around their main()).
 
+    Ctrl-C, where a script has no end of its own for it, gives one line as well, and 128 plus the signal's number.
     What a message quotes from a file can't steer the terminal: control characters are shown as escapes.
     """
     try:
@@ -25,3 +27,6 @@ def exit_on_input_error():
     except InputError as error:
         print(f"error: {shown(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)

@@ -244,6 +244,13 @@ def test_a_message_can_not_steer_the_terminal(capsys):
     assert capsys.readouterr().err == "error: a \\x1b[2J\\x9b2J\\x00 größe: remove it\n"
 
 
+def test_ctrl_c_ends_a_script_with_one_line(capsys):
+    with pytest.raises(SystemExit) as ended, exit_on_input_error():
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere names of files are text")
 class TestFilesOfOddNames:
     """Each script takes files of any name, and prints nothing that steers the terminal or can't be printed."""

@@ -23,6 +23,9 @@ def train(args):
     ranks = join(device, args.batch_size)
     try:
         _train(args, device, ranks)
+    except KeyboardInterrupt:  # asked twice, or outside the loop, as in the training on crops
+        ranks.say("stopped at once; the same command with --resume auto goes on from what was saved")
+        raise
     finally:
         leave()
 

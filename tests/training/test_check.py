@@ -11,7 +11,7 @@ import train as train_script
 from data import COCODetection, VOCDetection
 from data.errors import InputError
 from data.voc0712 import VOCAnnotationTransform
-from training import run_state
+from training import crops, run_state
 from training.check import check_pictures
 from training.findings import examine
 from training.run import one_line_errors
@@ -273,6 +273,25 @@ def test_a_run_leaves_out_what_cannot_be_read(folder, tmp_path, capsys):
     train(folder, tmp_path / "run", "--max_iter", 10, "--batch_size", 4, "--num_workers", 0)  # 40: an epoch
     assert "goes on with 39 pictures" in capsys.readouterr().out
     assert (tmp_path / "run" / "ssd300_w006_final.pth").exists()
+
+
+def test_ctrl_c_among_the_crops_says_how_to_go_on(folder, tmp_path, capsys, monkeypatch):
+    one_pass, passes = crops._one_pass, []
+
+    def interrupted(*args, **kwargs):
+        if passes:
+            raise KeyboardInterrupt
+        passes.append(one_pass(*args, **kwargs))
+        return passes[0]
+
+    monkeypatch.setattr(crops, "_one_pass", interrupted)
+    flags = ("--crop_passes", 2, "--crop_size", 32, "--num_workers", 0, "--max_iter", 1, "--resume", "auto")
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, tmp_path / "run", *flags)
+    assert capsys.readouterr().out.splitlines()[-1].startswith("stopped at once; the same command")
+    monkeypatch.setattr(crops, "_one_pass", one_pass)
+    train(folder, tmp_path / "run", *flags)
+    assert "after pass 1" in capsys.readouterr().out
 
 
 def test_a_picture_lost_in_the_middle_ends_a_run_with_one_line(folder, tmp_path, monkeypatch):
