@@ -134,21 +134,28 @@ def whole_files(folder):
     Raises InputError where that fails, which names `folder`.
     """
     from pathlib import Path
-    from tempfile import TemporaryDirectory
+    from secrets import token_hex
+    from shutil import rmtree
 
     from data.errors import InputError
 
+    unfinished = Path(folder) / f".writing-{token_hex(4)}"
     try:
-        with TemporaryDirectory(prefix=".writing-", dir=folder) as name:
-            try:
-                yield Path(name)
-            except InputError as error:
-                raise InputError(str(error).replace(name, str(folder))) from error
-            # results.json comes last: where it stands, the others do too
-            for path in sorted(Path(name).iterdir(), key=lambda path: path.name == "results.json"):
-                path.replace(folder / path.name)
+        unfinished.mkdir()
+        try:
+            yield unfinished
+        except InputError as error:
+            raise InputError(str(error).replace(str(unfinished), str(folder))) from error
+        # results.json comes last: where it stands, the others do too
+        for path in sorted(unfinished.iterdir(), key=lambda path: path.name == "results.json"):
+            path.replace(folder / path.name)
     except OSError as error:
         raise InputError(f"can't write into {folder} ({error.strerror}): choose another --save_folder") from error
+    finally:
+        try:
+            rmtree(unfinished, ignore_errors=True)
+        finally:  # a signal may have ended the first attempt; none comes through after it
+            rmtree(unfinished, ignore_errors=True)
 
 
 @contextmanager

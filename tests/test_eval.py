@@ -1,6 +1,7 @@
 """eval.py as its users run it: on finished detections, and with a small network on a few pictures."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -302,6 +303,23 @@ def test_results_json_gets_to_its_place_last(tmp_path, monkeypatch):
     assert moved[-1] == "results.json"
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(moved)
     assert len(moved) == 3
+
+
+def test_a_signal_while_the_rest_is_removed_leaves_nothing(tmp_path, monkeypatch):
+    calls, rmtree = [], shutil.rmtree
+
+    def struck(path, **how):
+        calls.append(path)
+        if len(calls) == 1:
+            raise SystemExit(143)
+        rmtree(path, **how)
+
+    monkeypatch.setattr(shutil, "rmtree", struck)
+    with pytest.raises(SystemExit), eval_script.whole_files(tmp_path) as folder:
+        (folder / "results.json").write_text("whole")
+        (folder / "more").mkdir()
+        raise ValueError("in the middle")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_detection_files_are_written_whole_or_not_at_all(folder, tmp_path, checkpoint, monkeypatch):
