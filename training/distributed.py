@@ -64,10 +64,13 @@ def leave():
         dist.destroy_process_group()
 
 
+def sum_over_ranks(tensor):
+    """Add up a float tensor over the ranks, in place (all of them must ask at the same iteration)."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor
+
+
 def any_rank(flag, device):
     """Whether the flag is set on any rank (all of them must ask at the same iteration)."""
-    if not dist.is_initialized():
-        return flag
-    votes = torch.tensor(float(flag), device=device)
-    dist.all_reduce(votes)
-    return bool(votes > 0)
+    return bool(sum_over_ranks(torch.tensor(float(flag), device=device)) > 0) if dist.is_initialized() else flag

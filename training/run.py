@@ -24,6 +24,7 @@ from . import run_state
 from .check import check_pictures
 from .crops import pretrain_base
 from .datasets import training_pictures
+from .distributed import sum_over_ranks
 from .log import draw_curves
 from .low_resolution import priors_at
 from .network import Heads, averaged, bring_to, build_network, build_optimizer, freeze_base
@@ -125,7 +126,10 @@ class Run:
         )
 
     def step(self, batch, rate):
-        """One iteration: returns ((loss_l, loss_c), matched priors), tensors on the device; nothing waits for it."""
+        """One iteration of this rank's share of a batch.
+
+        Returns ((loss_l, loss_c), matched priors) of the whole batch, tensors on the device; nothing waits for them.
+        """
         images, loc_t, conf_t = batch
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_factor"]
@@ -146,7 +150,9 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update_parameters(self.net)
-        return (torch.stack(sums).sum(dim=0) / n).unbind(), (conf_t > 0).sum()
+        losses = torch.stack(sums).sum(dim=0) / (n * self.ranks.world)  # n is the mean over the ranks
+        loss_l, loss_c, positives = sum_over_ranks(torch.cat([losses, (conf_t > 0).sum()[None]]))
+        return (loss_l, loss_c), positives
 
     def validate(self, iteration, log):
         """Score the network on the validation split, if there is one, and keep it where it is the best so far.

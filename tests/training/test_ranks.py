@@ -1,5 +1,7 @@
 """Several processes together compute what one would."""
 
+import csv
+import os
 import socket
 
 import numpy as np
@@ -7,15 +9,18 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from synthetic import make_voc
 
 from data.errors import InputError
 from layers.modules import MultiBoxLoss
 from layers.modules.multibox_loss import matched_priors
 from ssd import build_ssd
+from train import get_args_parser, main
 from training.distributed import Ranks, any_rank, join
 from training.low_resolution import priors_at
 from training.network import Heads
 from training.samples import RunBatches
+from weights.checkpoint import CheckpointInfo, save_checkpoint
 
 SIZE = 100  # of the input: all that matters here happens at any
 
@@ -76,6 +81,41 @@ def test_two_ranks_have_the_gradients_of_one_process(tmp_path, empty):
         together = torch.load(tmp_path / f"{rank}.pth", weights_only=True)
         for name, gradient in alone.items():
             assert (together[name] - gradient).norm() <= 1e-6 * gradient.norm(), name
+
+
+def train_on_a_rank(rank, port, flags):
+    """What torchrun does for a process."""
+    job = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in job.items()})
+    torch.set_num_threads(1)
+    main(get_args_parser().parse_args(flags))
+
+
+@pytest.mark.slow
+def test_the_log_of_two_ranks_is_that_of_one_process(tmp_path, monkeypatch):
+    """Their shares are as unlike as can be: one picture has three objects, the others have none or a small one."""
+    monkeypatch.setenv("SSD_CACHE", str(tmp_path / "cache"))
+    dog = ("dog", (5, 5, 12, 14), 0)
+    objects = {"many": [("dog", (0, 0, 60, 75), 0), ("dog", (30, 10, 99, 60), 0), ("dog", (20, 5, 80, 79), 0)]}
+    folder = make_voc(tmp_path / "pictures", {**objects, "one": [dog], "other": [dog], "none": []}, split="train")
+    torch.manual_seed(0)
+    start = tmp_path / "start.pth"
+    save_checkpoint(start, build_ssd("train", num_classes=2, width=0.05), CheckpointInfo(width=0.05))
+    flags = (
+        f"--dataset {folder} --finetune {start} --width 0.05 --batch_size 4 --max_iter 3 --print_every 1 --warmup 0 "
+        f"--lr 0.0001 --device cpu --precision float32 --num_workers 0 --skip_check --save_folder {tmp_path}/"
+    )
+    mp.spawn(train_on_a_rank, (free_port(), f"{flags}two".split()), nprocs=2)
+    try:
+        main(get_args_parser().parse_args(f"{flags}one".split()))
+    finally:
+        torch.set_flush_denormal(False)  # a run turns denormals off, which other tests shouldn't notice
+    rows = [list(csv.DictReader((tmp_path / name / "log.csv").open(newline=""))) for name in ("one", "two")]
+    assert [len(table) for table in rows] == [3, 3]
+    for alone, together in zip(*rows, strict=True):
+        assert alone["positives"] == together["positives"]
+        for name in ("loss_l", "loss_c"):
+            assert float(together[name]) == pytest.approx(float(alone[name]), rel=1e-3)
 
 
 def test_the_ranks_shares_make_up_the_batch():
