@@ -8,6 +8,7 @@ import math
 import os
 import pickle
 import zipfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def save_checkpoint(path, net, info, half=False):
 
 
 def save_atomically(contents, path):
-    """torch.save to a temporary name beside `path`, synced to the disk and then renamed.
+    """torch.save to a temporary name beside `path`, synced to the disk, renamed, and that synced as well.
 
     Raises:
         InputError: it can't be written; nothing is left behind, and an earlier file of that name stays.
@@ -102,6 +103,20 @@ def save_atomically(contents, path):
         raise InputError(f"{path}: can't write the checkpoint ({_first_line(error)}); is the disk full?") from error
     finally:
         part.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder):
+    """Have the names in a folder reach the disk: once a caller removes older files, this one outlives a power cut.
+
+    Not every system has that (Windows, some network drives); the file itself is whole there, too.
+    """
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def read_file(path):

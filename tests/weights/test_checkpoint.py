@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import stat
 import subprocess
 import sys
 import zipfile
@@ -416,11 +417,27 @@ class TestInterruptedWrite:
         path.write_text("old")
 
         def fsync(descriptor):
-            seen.append((path.read_text(), os.fstat(descriptor).st_size))
+            seen.append((path.read_bytes(), os.fstat(descriptor).st_size))
 
         monkeypatch.setattr(checkpoint.os, "fsync", fsync)
         save_checkpoint(path, net, INFO)
-        assert seen[0] == ("old", path.stat().st_size)
+        assert seen[0] == (b"old", path.stat().st_size)
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="Windows syncs no folders")
+    def test_the_new_name_reaches_the_disk_as_well(self, net, tmp_path, monkeypatch):
+        path, seen = tmp_path / "net.pth", []
+
+        def fsync(descriptor):
+            seen.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), [found.name for found in tmp_path.iterdir()]))
+            if len(seen) == 2:
+                raise OSError(22, "Invalid argument")  # as drives answer that can't
+
+        monkeypatch.setattr(checkpoint.os, "fsync", fsync)
+        before = len(list(Path("/dev/fd").iterdir()))
+        save_checkpoint(path, net, INFO)
+        assert [is_folder for is_folder, _ in seen] == [False, True]
+        assert seen[1][1] == ["net.pth"]
+        assert len(list(Path("/dev/fd").iterdir())) == before
 
     @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on a file's size to simulate a full disk")
     def test_a_full_disk(self, tmp_path):
