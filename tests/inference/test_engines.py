@@ -169,7 +169,10 @@ def test_int8_comes_close(monkeypatch, cache):
     apart = (conf.softmax(-1) - true_conf.softmax(-1)).abs()
     assert apart.max() > 1e-3  # not float32 in disguise
     assert (apart > 0.05).float().mean() < 1e-3
-    assert (loc - true_loc).abs().mean() < 0.1 * true_loc.abs().mean()
+    # Offsets count where a prior shows an object; elsewhere they were never trained, and are large and arbitrary.
+    shown = true_conf.softmax(-1)[..., 1:].amax(-1) > 0.3
+    assert shown.sum() > 20
+    assert (loc - true_loc)[shown].abs().mean() < 0.05 * true_loc[shown].abs().mean()
     heads = {f"{head}.{index}" for head in ("loc", "conf") for index in range(2, 6)}
     assert convolutions_in_float(*cache.glob("*.zip")) == {"vgg.0", *heads}
 
