@@ -133,13 +133,12 @@ def whole_files(folder):
 
     Raises InputError where that fails, which names `folder`.
     """
-    from pathlib import Path
     from secrets import token_hex
     from shutil import rmtree
 
     from data.errors import InputError
 
-    unfinished = Path(folder) / f".writing-{token_hex(4)}"
+    unfinished = folder / f".writing-{token_hex(4)}"
     try:
         unfinished.mkdir()
         try:

@@ -73,4 +73,6 @@ def sum_over_ranks(tensor):
 
 def any_rank(flag, device):
     """Whether the flag is set on any rank (all of them must ask at the same iteration)."""
-    return bool(sum_over_ranks(torch.tensor(float(flag), device=device)) > 0) if dist.is_initialized() else flag
+    if not dist.is_initialized():
+        return flag  # without a trip to the device, for which the host would wait
+    return bool(sum_over_ranks(torch.tensor(float(flag), device=device)) > 0)
