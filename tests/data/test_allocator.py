@@ -11,7 +11,8 @@ from data import allocator
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Pages that were given anew for twenty pieces of 40 MB, one at a time: before, and after what is tested.
+# Pages that were given anew for twenty pieces of 40 MB, one at a time: before, and after what is tested. How many
+# places glibc takes until an aligned piece fits into a freed one is chance, so the first twenty afterwards don't count.
 PAGES = """
 import resource
 import torch
@@ -25,6 +26,7 @@ def pages():
 
 as_usual = pages()
 keep_freed_memory()
+pages()
 print(as_usual, pages())
 """
 
@@ -33,7 +35,7 @@ print(as_usual, pages())
 def test_freed_memory_is_used_again():
     end = subprocess.run([sys.executable, "-c", PAGES], cwd=ROOT, capture_output=True, text=True, check=True)
     as_usual, kept = map(int, end.stdout.split())
-    assert kept < as_usual / 5
+    assert kept < as_usual / 100
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
