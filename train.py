@@ -63,7 +63,11 @@ def add_network_arguments(parser):
     net.add_argument(
         "--basenet", default="vgg16_reducedfc.pth", help="pre-trained base, or none: from scratch with BatchNorm"
     )
-    net.add_argument("--finetune", metavar="FILE", help="start from a checkpoint; what doesn't fit is initialised anew")
+    net.add_argument(
+        "--finetune",
+        metavar="FILE",
+        help="start from a checkpoint: one of half the --width is widened, what doesn't fit is initialised anew",
+    )
     net.add_argument(
         "--freeze", type=int, default=0, metavar="N", help="keep the base's first N layers (conv1, conv2: 10)"
     )

@@ -12,6 +12,8 @@ from ssd import build_ssd
 from weights.catalogue import resolve
 from weights.checkpoint import is_plain, read_file
 
+from .widening import widened, widening
+
 FALLBACK_BASE = "vgg16_features-amdegroot-88682ab5.pth"
 
 
@@ -117,13 +119,17 @@ def load_fitting(net, name, say):
     path = resolve(name)
     state = tensors_in(read_file(path))
     own = net.state_dict()
+    factor = widening(state, own)
+    if factor:
+        state = widened(state, own)
+        say(f"widened by {factor}: the network starts with as many copies of each channel, and computes what it did")
     fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
     if not any(key.startswith("vgg.") for key in fitting):
         raise InputError(f"{path}: nothing in it fits this network; give the --width and --size it was trained with")
     net.load_state_dict(fitting, strict=False)
     fresh = sorted(own.keys() - fitting.keys())
     if any(".bn." in key for key in fresh) and not any(".bn." in key for key in fitting):
-        say("the checkpoint has no BatchNorm (it is folded away when a network is saved): its layers start as identity")
+        say("the checkpoint has no BatchNorm (it is folded away when a network is saved): it starts without effect")
     shown = [key for key in fresh if ".bn." not in key]
     say(f"loaded {len(fitting)} tensors of {path}; initialised anew: {', '.join(shown) or 'nothing'}")
 
