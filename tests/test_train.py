@@ -8,18 +8,21 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import golden_inputs
+import numpy as np
 import pytest
 import slow_formulas as slow
 import torch
 import torch.nn.functional as F
 from synthetic import make_voc
 
+from data.config import voc
 from data.errors import InputError
 from layers.box_utils import jaccard, point_form
 from layers.modules import MultiBoxLoss
+from ssd import build_ssd
 from train import get_args_parser, main
 from training.network import build_optimizer
-from weights.checkpoint import load_network, read_file
+from weights.checkpoint import CheckpointInfo, load_network, read_file, save_checkpoint
 
 OBJECTS = {f"p{i}": [("dog", (5 + i, 5, 60 + i, 70), 0), ("cat", (40, 30, 95, 75), 0)][: 1 + i % 2] for i in range(5)}
 SMALL = (
@@ -49,6 +52,26 @@ def train(pictures, folder, more=""):
     """Run train.py on a folder in VOC format."""
     arguments = ["--dataset", str(pictures), "--save_folder", str(folder), *SMALL.split(), *more.split()]
     main(get_args_parser().parse_args(arguments))
+
+
+@pytest.mark.parametrize("width", [0.25, 0.5])
+def test_finetuning_starts_where_the_checkpoint_ended(pictures, tmp_path, width):
+    """Saved networks have their BatchNorm folded away; put back, or widened on top, it must not change what they do."""
+    start = tmp_path / "start.pth"
+    torch.manual_seed(1)
+    trained = build_ssd("test", 300, 3, width=0.25)
+    for module in trained.vgg:  # as folding leaves them
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.normal_(module.bias)
+    save_checkpoint(start, trained, CheckpointInfo(voc, ("cat", "dog"), 0.25))
+    train(pictures, tmp_path / "run", f"--width {width} --finetune {start} --max_iter 1 --low_resolution_iter 0 --lr 1e-9")
+    net, info = load_network(tmp_path / "run" / f"ssd300_w{round(width * 100):03d}_final.pth")
+    assert info.width == width
+    x = torch.from_numpy(np.random.RandomState(0).uniform(-120, 130, (2, 3, 300, 300))).float()
+    with torch.no_grad():
+        for expected, found in zip(trained.eval().raw(x), net.raw(x), strict=True):
+            # One step moves the running statistics by a tenth of their distance to one batch's.
+            assert float((found - expected).abs().mean() / expected.abs().mean()) < 0.05
 
 
 def refused(pictures, folder, more=""):

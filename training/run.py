@@ -2,9 +2,11 @@
 
 import random
 import sys
+from argparse import Namespace
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from layers.modules.multibox_loss import matched_priors
 from weights.checkpoint import CheckpointInfo, save_checkpoint
 
 from . import run_state
+from .batch_norm import lacks_statistics, start_batch_norm
 from .check import check_pictures
 from .crops import pretrain_base
 from .datasets import training_pictures
@@ -32,6 +35,8 @@ from .samples import InMemory, InputSize, MatchedBatch, NoAugmentation, RunBatch
 from .schedule import learning_rate
 from .validation import Validation
 from .workers import set_up_worker
+
+PICTURES_TO_MEASURE = 64  # when BatchNorm is put behind a network that was trained; each has thousands of cells
 
 
 class Run:
@@ -78,6 +83,8 @@ class Run:
         if self.ranks.writes:
             run_state.remove_unfinished(self.folder)
         path = run_state.find(args.resume, self.folder, self.ranks.say)
+        if path is None and args.finetune and lacks_statistics(net):
+            self._start_batch_norm()
         if args.crop_passes and path is None:
             with one_line_errors():
                 state_file, writes = self.folder / "crops.pth", self.ranks.writes
@@ -93,6 +100,14 @@ class Run:
             self.ranks.say(f"going on from {path}, iteration {first}")
         self.heads = wrap(Heads(net), args, self.ranks, self.device)
         return (first if args.start_iter is None else args.start_iter), log_state
+
+    def _start_batch_norm(self):
+        """Measure what BatchNorm has to know on the run's first pictures, all at its full size."""
+        full_size = Namespace(**{**vars(self.args), "low_resolution": None})
+        count = max(PICTURES_TO_MEASURE // self.args.batch_size, 1)
+        with one_line_errors():
+            batches = islice(build_loader(self, full_size, first=0), count)
+            start_batch_norm(self.net, (to_input(images.to(self.device)) for images, *_ in batches))
 
     def _train_mode(self):
         self.net.train()
@@ -110,7 +125,7 @@ class Run:
             InputError: a picture or annotation can't be read any more.
         """
         with one_line_errors():
-            for *batch, indices in build_loader(self, first):
+            for *batch, indices in build_loader(self, self.args, first):
                 yield tuple(tensor.to(self.device, non_blocking=True) for tensor in batch), indices
 
     def learning_rate(self, iteration):
@@ -213,9 +228,8 @@ def seed_everything(seed):
     torch.set_flush_denormal(True)  # denormal weights and moments would slow a CPU down many times
 
 
-def build_loader(run, first):
+def build_loader(run, args, first):
     """The loader of a rank's share of the batches, from iteration `first` to the run's last."""
-    args = run.args
     sizes = {args.size, args.low_resolution or args.size}
     priors = {size: priors_at(run.net, size).cpu() for size in sizes}
     augmentation = NoAugmentation(args.size)
