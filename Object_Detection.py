@@ -132,8 +132,7 @@ def load_detector(args):
     info = detector.info
     quality = f"mAP {info.mAP:.3f}" if info.mAP is not None else "mAP unknown"
     quality += f" on {info.mAP_on}" if info.mAP is not None and info.mAP_on else ""
-    better = "" if info.path.name == Path(BEST).name else f"; for .774 on VOC2007 test: --trained_model {BEST}"
-    print(shown(f"network: {detector.description}; {quality}{better}"))
+    print(shown("; ".join([f"network: {detector.description}", quality, *other_networks(detector)])))
     if not args.classes:
         return detector, None
     known = {name.lower(): label for label, name in enumerate(detector.class_names)}
@@ -142,6 +141,20 @@ def load_detector(args):
             hint = " (INPUT goes before --classes)" if Path(name).exists() else ""
             raise InputError(f"--classes {name}: unknown{hint}; the network knows {', '.join(detector.class_names)}")
     return detector, [known[name.lower()] for name in args.classes]
+
+
+def other_networks(detector):
+    """What else to take for better, or for quicker, results: a list of hints."""
+    import torch
+
+    from weights import EMBEDDED, LIGHT
+
+    hints = []
+    if detector.info.path.name != Path(BEST).name:
+        hints.append(f"for .774 on VOC2007 test: --trained_model {BEST}")
+    if detector.info.path == EMBEDDED and detector.device.type == "cpu" and detector.dtype == torch.float32:
+        hints.append(f"for a quarter of the work: --trained_model weights/{LIGHT.name}")
+    return hints
 
 
 def run_video(args, source, stop, display):

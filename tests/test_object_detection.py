@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from media import decode, header, make_flashes, make_video, packets, rate_of
 from tiny import DOG_BOX, DOG_SCORE, make_checkpoint
 
 import Object_Detection
+import weights
 from data.errors import InputError
 from inference import Detections
 from inference.pictures import read_picture, write_picture
@@ -61,6 +63,22 @@ def lines_of(path):
 def picture(path, size=(64, 48)):
     write_picture(path, np.full((size[1], size[0], 3), 90, np.uint8))
     return path
+
+
+@pytest.mark.parametrize(
+    ("path", "device", "dtype", "expected"),
+    [
+        (weights.EMBEDDED, "cpu", torch.float32, ["ssd300_mAP_77.43_v2.pth", "ssd300_w025_voc.pth"]),
+        (weights.EMBEDDED, "cpu", torch.bfloat16, ["ssd300_mAP_77.43_v2.pth"]),
+        (weights.EMBEDDED, "cuda", torch.float32, ["ssd300_mAP_77.43_v2.pth"]),
+        (weights.LIGHT, "cpu", torch.float32, ["ssd300_mAP_77.43_v2.pth"]),
+        (weights.EMBEDDED.with_name("ssd300_mAP_77.43_v2.pth"), "cpu", torch.float32, []),
+    ],
+)
+def test_which_other_networks_are_named(path, device, dtype, expected):
+    detector = SimpleNamespace(info=SimpleNamespace(path=path), device=torch.device(device), dtype=dtype)
+    hints = Object_Detection.other_networks(detector)
+    assert [hint.partition("--trained_model weights/")[2] for hint in hints] == expected
 
 
 def test_a_video(tmp_path, run, capsys):

@@ -64,7 +64,8 @@ def test_finetuning_starts_where_the_checkpoint_ended(pictures, tmp_path, width)
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.normal_(module.bias)
     save_checkpoint(start, trained, CheckpointInfo(voc, ("cat", "dog"), 0.25))
-    train(pictures, tmp_path / "run", f"--width {width} --finetune {start} --max_iter 1 --low_resolution_iter 0 --lr 1e-9")
+    more = f"--width {width} --finetune {start} --max_iter 1 --low_resolution_iter 0 --lr 1e-9"
+    train(pictures, tmp_path / "run", more)
     net, info = load_network(tmp_path / "run" / f"ssd300_w{round(width * 100):03d}_final.pth")
     assert info.width == width
     x = torch.from_numpy(np.random.RandomState(0).uniform(-120, 130, (2, 3, 300, 300))).float()

@@ -1,10 +1,19 @@
-"""Checkpoints: the catalogue of published ones, downloading, loading and saving, and the embedded one."""
+"""Checkpoints: the catalogue of published ones, downloading, loading and saving, and the embedded ones."""
 
 import importlib
 
-from .catalogue import CATALOGUE, EMBEDDED, CatalogueEntry, resolve
+from .catalogue import CATALOGUE, EMBEDDED, LIGHT, CatalogueEntry, resolve
 
-__all__ = ["CATALOGUE", "EMBEDDED", "CatalogueEntry", "CheckpointInfo", "load_network", "resolve", "save_checkpoint"]
+__all__ = [
+    "CATALOGUE",
+    "EMBEDDED",
+    "LIGHT",
+    "CatalogueEntry",
+    "CheckpointInfo",
+    "load_network",
+    "resolve",
+    "save_checkpoint",
+]
 
 _NEED_TORCH = ("CheckpointInfo", "load_network", "save_checkpoint")
 

@@ -41,6 +41,17 @@ def publish(monkeypatch, server, **changes):
     monkeypatch.setattr(catalogue, "CATALOGUE", MappingProxyType({**catalogue.CATALOGUE, NAME: entry}))
 
 
+def test_the_embedded_ones():
+    """The light one is half as wide; both come with the repository, small enough for it, and know what they reach."""
+    for path, width, most in ((weights.EMBEDDED, 0.5, 16), (weights.LIGHT, 0.25, 5)):
+        net, info = weights.load_network(path)
+        assert path.parent == ROOT / "weights"
+        assert path.stat().st_size < most * 10**6
+        assert info.width == net.width == width
+        assert 0.1 < info.mAP < 0.5
+    assert weights.resolve(None) in (weights.EMBEDDED, ROOT / "weights" / NAME)
+
+
 def test_the_published_facts():
     best = weights.CATALOGUE[NAME]
     assert best.address == "https://s3.amazonaws.com/amdegroot-models/ssd300_mAP_77.43_v2.pth"
