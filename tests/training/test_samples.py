@@ -136,7 +136,7 @@ def test_the_flags_of_the_augmentation_reach_it(pictures, priors300, monkeypatch
         ranks=SimpleNamespace(rank=0, world=1),
         device=torch.device("cpu"),
     )
-    found = training.run.build_loader(run, 0).dataset.augmentation
+    found = training.run.build_loader(run, run.args, 0).dataset.augmentation
     assert (found.max_expand, found.min_crop, found.channel_shuffle, found.frame_aspect) == (2, 0.6, 0.1, 1.5)
     assert not found.subtract_mean
 
