@@ -10,8 +10,13 @@ INITIAL_NORM = 2**0.5  # of a filter as He et al. initialise it, whatever its si
 
 
 def lacks_statistics(net):
-    """Whether a network has BatchNorm that has seen no picture."""
-    return any(isinstance(layer, ConvBN) and not layer.bn.num_batches_tracked for layer in net.modules())
+    """Whether a network has BatchNorm, none of which has seen a picture.
+
+    Where some has, it belongs to what was learned: layers that a low resolution never reached, or that were frozen, may
+    have seen none in a network that is trained.
+    """
+    seen = [int(layer.bn.num_batches_tracked) for layer in net.modules() if isinstance(layer, ConvBN)]
+    return bool(seen) and not any(seen)
 
 
 @torch.no_grad()

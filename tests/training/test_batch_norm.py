@@ -86,5 +86,13 @@ def test_mode_and_hooks(with_batch_norm, training):
     assert not any(layer.bn._forward_hooks for layer in net.modules() if isinstance(layer, ConvBN))
 
 
+def test_a_network_trained_at_a_low_resolution_lacks_none(with_batch_norm):
+    """Its last extra layers have seen nothing; what the others learned mustn't be measured away."""
+    with_batch_norm.train().raw(pictures(0)[..., :176, :176])
+    assert with_batch_norm.vgg[0].bn.num_batches_tracked == 1
+    assert with_batch_norm.extras[-1].bn.num_batches_tracked == 0
+    assert not lacks_statistics(with_batch_norm)
+
+
 def test_a_plain_network_lacks_none(plain):
     assert not lacks_statistics(plain)
