@@ -47,9 +47,9 @@ def get_args_parser():
 def main(args):
     """Detect as args say. Raises InputError for what the user can mend; ends the process with 130 after Ctrl-C."""
     with StopSignal() as stop:
-        from data.allocator import keep_freed_memory
-        from data.errors import InputError
         from inference.display import Display, ask_for_display
+        from utils.errors import InputError
+        from utils.system import keep_freed_memory
 
         if not 0 <= args.threshold < 1:
             raise InputError(f"--threshold {args.threshold}: it must be at least 0 and below 1")
@@ -67,7 +67,7 @@ def main(args):
 
 def find_input(name):
     """The input that is meant: a Path, or the int of a camera. Raises InputError where it doesn't exist."""
-    from data.errors import InputError
+    from utils.errors import InputError
 
     if name is None:
         places = [Path("Funny_dog.mp4"), HERE / "Funny_dog.mp4", HERE / "data" / "sample.mp4"]
@@ -85,7 +85,7 @@ def find_input(name):
 
 def is_for_pictures(source):
     """Whether an input is a picture or a folder of them."""
-    from inference.pictures import is_picture
+    from utils.images import is_image as is_picture
 
     return isinstance(source, Path) and (source.is_dir() or is_picture(source))
 
@@ -117,9 +117,8 @@ class StopSignal:
 
 def load_detector(args):
     """The Detector that args ask for, the labels to keep (None: all), after one line that says which network runs."""
-    from data.errors import InputError
-    from data.names import shown
     from inference import Detector
+    from utils.errors import InputError, printable
 
     detector = Detector(
         args.trained_model,
@@ -132,7 +131,7 @@ def load_detector(args):
     info = detector.info
     quality = f"mAP {info.mAP:.3f}" if info.mAP is not None else "mAP unknown"
     quality += f" on {info.mAP_on}" if info.mAP is not None and info.mAP_on else ""
-    print(shown("; ".join([f"network: {detector.description}", quality, *other_networks(detector)])))
+    print(printable("; ".join([f"network: {detector.description}", quality, *other_networks(detector)])))
     if not args.classes:
         return detector, None
     known = {name.lower(): label for label, name in enumerate(detector.class_names)}
@@ -161,12 +160,12 @@ def run_video(args, source, stop, display):
     """Detect in a video file or a camera, and write a video."""
     from tqdm import tqdm
 
-    from data.names import shown
     from inference.camera import CameraReader
     from inference.encoding import check_target
     from inference.pipeline import in_order, share_threads
     from inference.records import JsonLines, Tally
     from inference.video import VideoReader, VideoWriter
+    from utils.errors import printable
 
     target = check_target(args.output or "output.mp4")
     check_apart([source], target, args.json)
@@ -205,7 +204,7 @@ def run_video(args, source, stop, display):
                     break
     tally.seconds.update(decode=reader.seconds, encode=writer.seconds)
     for note in [*writer.notes, *reader.notes]:
-        print(f"note: {shown(' '.join(note.split()))}", file=sys.stderr)
+        print(f"note: {printable(' '.join(note.split()))}", file=sys.stderr)
     if stop.number:
         print(f"interrupted after {tally.frames} of {reader.expected or 'any number of'} frames", file=sys.stderr)
     print("\n".join([*tally.lines(time.perf_counter() - started), outputs(target, lines)]))
@@ -215,9 +214,10 @@ def run_pictures(args, source, stop, display):
     """Detect in a picture, or in each of a folder, and write pictures."""
     from tqdm import tqdm
 
-    from data.errors import InputError
-    from inference.pictures import list_pictures, targets_for, write_picture
+    from inference.pictures import list_pictures, targets_for
     from inference.records import JsonLines, Tally
+    from utils.errors import InputError
+    from utils.images import write_image
 
     paths = list_pictures(source) if source.is_dir() else [source]
     targets = targets_for(paths, args.output, folder=source if source.is_dir() else None)
@@ -237,7 +237,7 @@ def run_pictures(args, source, stop, display):
                     lines.write(detections, frame=tally.frames, time=None, file=str(path))
                 tally.add(detections)
                 with tally.timing("write"):
-                    write_picture(target, picture)
+                    write_image(target, picture)
                 if display:
                     display.show(picture, wait=True)
             bar.update(len(batch))
@@ -251,18 +251,17 @@ def run_pictures(args, source, stop, display):
 
 def readable(paths, targets, tally):
     """Yield (path, target, picture uint8 RGB [H, W, 3]) of those that can be read; say which of several can't."""
-    from data.errors import InputError
-    from data.names import shown
-    from inference.pictures import read_picture
+    from utils.errors import InputError, printable
+    from utils.images import read_image
 
     for path, target in zip(paths, targets, strict=True):
         try:
             with tally.timing("read"):
-                picture = read_picture(path)
+                picture = read_image(path)
         except InputError as error:
             if len(paths) == 1:
                 raise
-            print(f"note: left out: {shown(str(error))}", file=sys.stderr)
+            print(f"note: left out: {printable(str(error))}", file=sys.stderr)
             continue
         yield path, target, picture
 
@@ -290,7 +289,7 @@ def batches(items, size):
 
 def check_apart(sources, target, json):
     """Raise InputError where an output would overwrite an input, or the other output."""
-    from data.errors import InputError
+    from utils.errors import InputError
 
     inputs = [path for path in sources if isinstance(path, Path)]
     for flag, output in (("--output", target), ("--json", json and Path(json))):
@@ -302,14 +301,14 @@ def check_apart(sources, target, json):
 
 def outputs(target, lines):
     """The line that says where the results lie."""
-    from data.names import shown
+    from utils.errors import printable
 
-    return shown(f"output: {target}" + (f", {lines.path}" if lines else ""))
+    return printable(f"output: {target}" + (f", {lines.path}" if lines else ""))
 
 
 if __name__ == "__main__":
     arguments = get_args_parser().parse_args()
-    from data.errors import exit_on_input_error
+    from utils.errors import exit_on_input_error
 
     with exit_on_input_error():
         main(arguments)

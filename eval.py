@@ -78,7 +78,7 @@ def main(args):
 
     Raises InputError; ends the process with 128 + the signal's number after Ctrl-C or SIGTERM.
     """
-    from data.allocator import keep_freed_memory
+    from utils.system import keep_freed_memory
 
     check(args)
     keep_freed_memory()
@@ -88,11 +88,11 @@ def main(args):
 
 def score(args):
     """What main does, but for signals."""
-    from data.names import shown
     from metrics.evaluation import evaluate, read_detections
     from metrics.ground_truth import open_evaluation_set
     from metrics.report import prepare_folder, write_detections, write_report
     from metrics.tables import summary, table
+    from utils.errors import printable
 
     date, started = datetime.now(timezone.utc), perf_counter()
     pictures = open_evaluation_set(args.dataset, args.voc_root, args.split, pictures=args.detections is None)
@@ -108,7 +108,7 @@ def score(args):
         detection_files = [folder / path.name for path in written]
     evaluation = evaluate(pictures, scored, args.rule, args.coco_metrics)
     for line in evaluation.notes:
-        print(shown(f"note: {line}"), file=sys.stderr)
+        print(printable(f"note: {line}"), file=sys.stderr)
     print("\n".join([*table(evaluation), "", *summary(evaluation)]))
     if args.cleanup:
         for path in detection_files:
@@ -123,7 +123,7 @@ def score(args):
         content = write_report(unfinished, evaluation, details)
     written = [f"{len(detection_files)} detection files"] if detection_files else []
     written += [name for name in ("results.json", "pr_curves.png", "mistakes.html") if (folder / name).is_file()]
-    print(shown(f"report in {folder}: {', '.join(written)}"))
+    print(printable(f"report in {folder}: {', '.join(written)}"))
     return content
 
 
@@ -136,7 +136,7 @@ def whole_files(folder):
     from secrets import token_hex
     from shutil import rmtree
 
-    from data.errors import InputError
+    from utils.errors import InputError
 
     unfinished = folder / f".writing-{token_hex(4)}"
     try:
@@ -182,7 +182,7 @@ def clean_end():
 
 def check(args):
     """Raise InputError for numbers that make no sense."""
-    from data.errors import InputError
+    from utils.errors import InputError
 
     for name, least in (("top_k", 1), ("keep_top_k", 1), ("batch_size", 1), ("num_workers", 0)):
         value = getattr(args, name)
@@ -194,12 +194,12 @@ def check(args):
 
 def run_detector(args, pictures):
     """Every picture's detections by the network of --trained_model, as a metrics.evaluation.Scored."""
-    from data.names import shown
     from inference import Detector
-    from inference.pictures import read_picture
     from metrics.detect import detect_pictures
     from metrics.evaluation import Scored
     from metrics.report import sha256
+    from utils.errors import printable
+    from utils.images import read_image
     from weights.catalogue import resolve
 
     path = resolve(args.trained_model)
@@ -215,9 +215,9 @@ def run_detector(args, pictures):
         calibration=args.calibration,
     )
     info, device, precision = detector.info, str(detector.device), str(detector.dtype).removeprefix("torch.")
-    print(shown(f"network: {detector.description}"))
+    print(printable(f"network: {detector.description}"))
     detections, rate = detect_pictures(
-        detector, pictures.paths, read_picture, batch_size=args.batch_size, num_workers=args.num_workers
+        detector, pictures.paths, read_image, batch_size=args.batch_size, num_workers=args.num_workers
     )
     print(f"{rate:.1f} pictures/s in batches of {args.batch_size}, reading included\n")
     source = {
@@ -233,12 +233,12 @@ def run_detector(args, pictures):
         "precision": precision,
         "pictures_per_second": round(rate, 2),
     }
-    return Scored(path.name, tuple(detector.class_names), detections, source, read_picture=read_picture)
+    return Scored(path.name, tuple(detector.class_names), detections, source, read_image=read_image)
 
 
 if __name__ == "__main__":
     arguments = get_args_parser().parse_args()
-    from data.errors import exit_on_input_error
+    from utils.errors import exit_on_input_error
 
     with exit_on_input_error():
         main(arguments)

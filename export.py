@@ -41,10 +41,10 @@ def main(args):
     from pathlib import Path
 
     check(args)
-    from data.names import shown
     from inference.engines.export import export
     from inference.engines.onnx_file import OPSET
     from layers.functions import Detect
+    from utils.errors import printable
     from weights.catalogue import resolve
     from weights.checkpoint import load_network
 
@@ -56,15 +56,15 @@ def main(args):
         threshold = net.detect.conf_thresh if args.confidence_threshold is None else args.confidence_threshold
         net.detect = Detect(net.num_classes, 0, top_k, threshold, net.detect.nms_thresh, variance=net.detect.variance)
     agreement = export(output, net, info, opset=args.opset or OPSET, with_nms=args.with_nms)
-    print(shown(f"{checkpoint.name}: SSD{net.size}, {len(info.class_names)} classes"))
+    print(printable(f"{checkpoint.name}: SSD{net.size}, {len(info.class_names)} classes"))
     for line in agreement:
         print(line)
-    print(shown(f"output: {output}, {output.stat().st_size / 1e6:.1f} MB"))
+    print(printable(f"output: {output}, {output.stat().st_size / 1e6:.1f} MB"))
 
 
 def check(args):
     """Raise InputError for flags that make no sense."""
-    from data.errors import InputError
+    from utils.errors import InputError
 
     if args.output and not args.output.lower().endswith(".onnx"):
         raise InputError(f"--output {args.output}: the name must end in .onnx")
@@ -79,7 +79,7 @@ def check(args):
 
 if __name__ == "__main__":
     arguments = get_args_parser().parse_args()
-    from data.errors import exit_on_input_error
+    from utils.errors import exit_on_input_error
 
     with exit_on_input_error():
         main(arguments)

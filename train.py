@@ -133,8 +133,8 @@ def _boolean(text):
 
 
 def main(args):
-    from data.allocator import keep_freed_memory
     from training.loop import train
+    from utils.system import keep_freed_memory
 
     if args.visdom:
         print("--visdom is gone; see the curves with: tensorboard --logdir", Path(args.save_folder) / "log")
@@ -144,7 +144,7 @@ def main(args):
 
 if __name__ == "__main__":
     arguments = get_args_parser().parse_args()
-    from data.errors import exit_on_input_error
+    from utils.errors import exit_on_input_error
 
     with exit_on_input_error():
         main(arguments)

@@ -17,9 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.transforms import resize
 from inference import Detector
-from inference.pictures import list_pictures, read_picture
+from inference.pictures import list_pictures
 from metrics.detect import detect_pictures
 from ssd import build_ssd
+from utils.images import read_image
 from weights.checkpoint import CheckpointInfo
 
 
@@ -35,7 +36,7 @@ def get_args_parser():
 def main(args):
     paths = list_pictures(Path(args.folder))[: args.pictures]
     detector = Detector.of_network(build_ssd("test").eval(), CheckpointInfo(), threshold=0.01, clip=False)
-    small = [resize(read_picture(path), detector.size) for path in paths]
+    small = [resize(read_image(path), detector.size) for path in paths]
     batches = [small[start : start + args.batch_size] for start in range(0, len(small), args.batch_size)]
     detector(batches[0])
     pairs = []
@@ -44,7 +45,7 @@ def main(args):
         for batch in batches:
             detector(batch)
         alone = len(paths) / (time.perf_counter() - started)
-        _, whole = detect_pictures(detector, paths, read_picture, batch_size=args.batch_size, show_progress=False)
+        _, whole = detect_pictures(detector, paths, read_image, batch_size=args.batch_size, show_progress=False)
         pairs.append((whole, alone))
     whole, alone = (median(side) for side in zip(*pairs, strict=True))
     ratio = median(one / other for one, other in pairs)

@@ -9,12 +9,12 @@ from torchvision.models.detection import ssd300_vgg16
 
 from benchmarks.measure import Case
 from data import VOC_CLASSES, BaseTransform, voc
-from data.errors import InputError
 from data.transforms import resize, to_input
 from inference import Detector
-from inference.devices import choose_precision
 from inference.engines import choose
 from ssd import build_ssd
+from utils.errors import InputError
+from utils.system import choose_precision
 from weights.checkpoint import CheckpointInfo
 
 GFLOP = 62.8  # of SSD300 at width 1 and 21 classes, a picture

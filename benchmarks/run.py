@@ -39,8 +39,7 @@ def main(args):
 
     from benchmarks.measure import HEADER, Settings, machine, measure, product_rate
     from benchmarks.network import GFLOP
-    from data.allocator import keep_freed_memory
-    from inference.devices import choose_device, choose_precision
+    from utils.system import choose_device, choose_precision, keep_freed_memory
 
     keep_freed_memory()  # as the scripts do; the peers gain by it, too
     if args.threads:
@@ -69,7 +68,7 @@ def main(args):
 
 if __name__ == "__main__":
     arguments = get_args_parser().parse_args()
-    from data.errors import exit_on_input_error
+    from utils.errors import exit_on_input_error
 
     with exit_on_input_error():
         main(arguments)

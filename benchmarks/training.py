@@ -14,12 +14,12 @@ from benchmarks.measure import Case
 from data import MEANS, SSDAugmentation, voc
 from data.config import RGB_MEANS
 from data.transforms import to_input
-from inference.devices import choose_precision
 from layers import MultiBoxLoss, PriorBox
 from layers.modules.multibox_loss import matched_priors
 from ssd import build_ssd
 from training.network import Heads, bring_to, build_optimizer
 from training.samples import MatchedBatch, RunBatches, TrainingSamples
+from utils.system import choose_precision
 
 PLAIN_SGD = SimpleNamespace(weight_decay=5e-4, caffe_bias=False, optimizer="sgd", lr=1e-6, momentum=0.9)
 

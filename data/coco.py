@@ -7,9 +7,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.errors import InputError, name_problem
+
 from .config import HOME
-from .errors import InputError
-from .names import flaw
 from .voc0712 import LARGEST, VOCDetection
 
 COCO_ROOT = str(Path(HOME) / "data" / "coco")
@@ -109,13 +109,13 @@ def _check_names(images, names):
         if len(kinds) > 1 or kinds - {int, str}:
             raise ValueError(f"the {what} ids are neither all whole numbers nor all text")
         for entry in ids:
-            if isinstance(entry, str) and (problem := flaw(entry)):
+            if isinstance(entry, str) and (problem := name_problem(entry)):
                 raise ValueError(f"the {what} id {entry!r:.60} can't be used, {problem}")
     for category_id, name in names.items():
-        if problem := flaw(name):
+        if problem := name_problem(name):
             raise ValueError(f"the name of category {category_id} can't be used, {problem}")
     for image_id, image in images.items():
-        if problem := flaw(image["file_name"], longest=1000):
+        if problem := name_problem(image["file_name"], max_length=1000):
             raise ValueError(f"the file_name of picture {image_id} can't be used, {problem}")
         if not _are_numbers([image.get("width", 0), image.get("height", 0)], 2):
             raise ValueError(f"the width and height of picture {image_id} aren't numbers")

@@ -21,8 +21,9 @@ from urllib.parse import urlsplit
 import filelock
 from tqdm import tqdm
 
+from utils.errors import InputError
+
 from .connection import UnsafeRedirect, build_opener
-from .errors import InputError
 
 SILENCE_SECONDS = 30.0  # a server that sends nothing for so long has gone away
 PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds before each further try; a try that brings 1 MiB or more starts them anew

@@ -56,7 +56,7 @@ def load_pictures():
     """The pictures by name, uint8 RGB [H, W, 3]. Raises InputError where a package is missing."""
     import cv2
 
-    from data.errors import InputError
+    from utils.errors import InputError
 
     try:
         import matplotlib
@@ -144,7 +144,7 @@ def write_clip(path, frames, crf):
 
 def main(args):
     """Make the clip and say what came out."""
-    from data.errors import InputError
+    from utils.errors import InputError
 
     if not args.output.parent.is_dir():
         raise InputError(f"{args.output}: there is no folder {args.output.parent}; make it first")
@@ -156,7 +156,7 @@ def main(args):
 
 if __name__ == "__main__":
     arguments = get_args_parser().parse_args()
-    from data.errors import exit_on_input_error
+    from utils.errors import exit_on_input_error
 
     with exit_on_input_error():
         main(arguments)

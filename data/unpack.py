@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from .errors import InputError
+from utils.errors import InputError
 
 # COCO's annotations, which are text, shrink to a tenth; what shrinks to a hundredth was made to fill a disk.
 LARGEST_RATIO, HARMLESS = 100, 100 * 2**20

@@ -14,10 +14,10 @@ import torch
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import parse as parse_xml
 
+from utils.errors import InputError, name_problem
+from utils.images import read_bgr
+
 from .config import HOME
-from .errors import InputError
-from .limits import check_regular, decode_picture
-from .names import flaw
 
 VOC_CLASSES = (
     "aeroplane",
@@ -78,7 +78,7 @@ def read_annotation(path):
         name = " ".join((element.findtext("name") or "").split())
         if not name:
             raise InputError(f"{path}: object {number} has no name; give it one or remove the object")
-        if problem := flaw(name):
+        if problem := name_problem(name):
             raise InputError(f"{path}: the name of object {number} can't be used, {problem}; rename it")
         names.append(name)
         difficult.append(_number(element, "difficult", path, default=0) != 0)
@@ -268,23 +268,6 @@ def read_split(root, year, split):
     if not ids:
         raise InputError(f"{path}: the split lists no pictures")
     for number, (_, name) in enumerate(ids, start=1):
-        if problem := flaw(name):
+        if problem := name_problem(name):
             raise InputError(f"{path}: entry {number} is no picture's name, {problem}; repair the list")
     return ids
-
-
-def read_bgr(path):
-    """Read a picture as uint8 BGR [H, W, 3]; grayscale and pictures with alpha are converted.
-
-    Raises:
-        InputError: it is missing, larger than data.limits allows, or not a readable picture.
-    """
-    try:
-        check_regular(path)
-        data = Path(path).read_bytes()  # not cv2.imread: that fails on non-Latin paths under Windows
-    except OSError as error:
-        raise InputError(f"{path}: can't read the picture ({error.strerror}); is the data set complete?") from error
-    try:
-        return decode_picture(data)
-    except ValueError as error:
-        raise InputError(f"{path}: not a readable picture ({error}); repair or remove it") from error

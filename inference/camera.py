@@ -9,7 +9,7 @@ from threading import Condition, Thread
 
 import cv2
 
-from data.errors import InputError
+from utils.errors import InputError
 
 LONGEST_SILENCE = 10.0  # seconds without a picture, after which a camera is taken to be gone
 

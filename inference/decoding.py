@@ -14,7 +14,6 @@ from threading import Event, Thread
 
 import numpy as np
 
-from data.errors import InputError
 from inference.ffmpeg import (
     MATRICES,
     SCALE_FLAGS,
@@ -28,6 +27,7 @@ from inference.ffmpeg import (
 )
 from inference.planar import PlanarFrame
 from inference.timing import Clock, choose_rate
+from utils.errors import InputError
 
 AHEAD = 96 * 2**20  # bytes of decoded frames that may wait
 PIPE = 2**20  # bytes that a pipe from or to ffmpeg holds: as many as Linux grants without asking

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from data.errors import InputError
+from utils.errors import InputError
 
 TITLE = "Object detection (q ends)"
 NO_KEY = -1

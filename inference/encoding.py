@@ -12,11 +12,11 @@ from threading import Thread
 
 import numpy as np
 
-from data.errors import InputError
 from inference.decoding import ffmpeg_threads, frames_ahead, widen
 from inference.ffmpeg import HD_COLOURS, as_input, colour_filter, colour_tags, last_words, start
 from inference.planar import PlanarFrame
 from inference.sound import add_sound
+from utils.errors import InputError
 
 # Container of each suffix that holds H.264, in ffmpeg's names.
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.errors import InputError
 from inference.timing import steady
+from utils.errors import InputError
 
 # Exact both ways: without them swscale's quick paths darken every picture by one level on its way to RGB and back.
 SCALE_FLAGS = "flags=bicubic+full_chroma_int+accurate_rnd"

@@ -6,7 +6,7 @@ from threading import Lock
 import torch
 from tqdm import tqdm
 
-from data.errors import InputError
+from utils.errors import InputError
 
 # What CPU allocators, oneDNN, ONNX Runtime, OpenVINO, cuBLAS and cuDNN say; they have no exception of their own for it.
 WORDS = ("can't allocate memory", "DefaultCPUAllocator", "out of memory", "bad_alloc", "bad allocation")

@@ -2,57 +2,12 @@
 
 from pathlib import Path
 
-import cv2
+from inference.encoding import CONTAINERS, check_writable
+from utils.errors import InputError
+from utils.images import IMAGE_SUFFIXES as SUFFIXES
+from utils.images import is_image as is_picture
 
-from data.errors import InputError
-from data.limits import check_regular, decode_picture
-from inference.encoding import CONTAINERS, check_writable, grant_usual_permissions, temporary_beside
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".jp2"}
 MARK = "_detections"
-
-
-def is_picture(path):
-    """Whether a name ends as a picture's does, in upper or lower case."""
-    return Path(path).suffix.lower() in SUFFIXES
-
-
-def read_picture(path):
-    """Read a picture: uint8 RGB [H, W, 3], upright as its EXIF data says; grey, 16-bit and transparent ones too.
-
-    Raises InputError, which names the file, where it can't be read.
-    """
-    try:
-        check_regular(path)
-        data = Path(path).read_bytes()  # OpenCV's own reading fails on Windows at names beyond ASCII
-    except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror}") from error
-    try:
-        picture = decode_picture(data)
-    except ValueError as error:
-        raise InputError(f"{path} can't be read as a picture: {error}") from error
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=picture)
-
-
-def write_picture(path, picture):
-    """Write uint8 RGB [H, W, 3] in the format that the suffix names; whole or not at all. Raises InputError."""
-    path = Path(path)
-    quality = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix.lower() in (".jpg", ".jpeg") else []
-    try:
-        done, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)
-    except cv2.error:
-        done = False
-    if not done:
-        raise InputError(f"{path} can't be written: take one of {', '.join(sorted(SUFFIXES))}")
-    temporary = temporary_beside(path)
-    try:
-        temporary.write_bytes(data)
-        grant_usual_permissions(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"{path} can't be written: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def list_pictures(folder):

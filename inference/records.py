@@ -6,8 +6,8 @@ from collections import Counter
 from contextlib import contextmanager, suppress
 from threading import Lock
 
-from data.errors import InputError
 from inference.encoding import check_writable, grant_usual_permissions, temporary_beside
+from utils.errors import InputError
 
 
 class JsonLines:

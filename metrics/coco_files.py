@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from data.coco import read_json
-from data.errors import InputError
 from metrics.notes import note
 from metrics.voc import DetectionArrays
+from utils.errors import InputError
 
 
 def read_results(path, image_ids, category_ids):

@@ -11,10 +11,10 @@ from data.transforms import resize
 from metrics.voc import DetectionArrays
 
 
-def detect_pictures(detector, paths, read_picture, *, batch_size=8, num_workers=2, show_progress=True):
+def detect_pictures(detector, paths, read_image, *, batch_size=8, num_workers=2, show_progress=True):
     """Run an inference.Detector over picture files; returns (DetectionArrays, pictures a second).
 
-    read_picture: function from a path to uint8 RGB [H, W, 3]. It and the resizing to the network's input run on
+    read_image: function from a path to uint8 RGB [H, W, 3]. It and the resizing to the network's input run on
     num_workers threads (OpenCV works outside Python's lock; 0: in this thread), so that the network doesn't wait.
     Detections keep the pictures' order whatever the threads do. Boxes are in pixels of the file, counted from 1, with
     the precision of float32, as in the detection files. show_progress: a progress bar, where stderr is a
@@ -22,7 +22,7 @@ def detect_pictures(detector, paths, read_picture, *, batch_size=8, num_workers=
     """
 
     def load(path):
-        picture = read_picture(path)
+        picture = read_image(path)
         return resize(picture, detector.size), picture.shape[:2]
 
     found = []

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from data.names import shown
 from data.voc0712 import VOC_CLASSES
 from metrics.coco import COCOResult, annotations_from_arrays, evaluate_coco, results_from_arrays
 from metrics.coco_files import read_results
@@ -14,6 +13,7 @@ from metrics.ground_truth import EvaluationSet
 from metrics.notes import note
 from metrics.voc import PLAIN, RULES, DetectionArrays, GroundTruthArrays, VOCResult, evaluate_detections
 from metrics.voc_files import classes_with_files, read_detection_files
+from utils.errors import printable
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Scored:
     """Detections of a network or of files.
 
     title: as printed; class_names: of the labels; source: what they came from, for results.json; notes: what was left
-    out; read_picture: from a path to uint8 RGB, where the pictures are at hand.
+    out; read_image: from a path to uint8 RGB, where the pictures are at hand.
     """
 
     title: str
@@ -29,7 +29,7 @@ class Scored:
     detections: DetectionArrays
     source: dict
     notes: tuple[str, ...] = ()
-    read_picture: Callable | None = None
+    read_image: Callable | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Evaluation:
     @property
     def title(self):
         """As printed: the files' names, in which nothing steers a terminal or can't be drawn."""
-        return shown(f"{self.scored.title} on {self.pictures.title}")
+        return printable(f"{self.scored.title} on {self.pictures.title}")
 
 
 def read_detections(path, dataset, pictures):

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from data.coco import COCO_ROOT, COCOAnnotations, find_picture, read_coco_annotations
-from data.errors import InputError
 from data.voc0712 import IMAGE_ENDINGS, VOC_ROOT, read_annotation, read_split
 from metrics.notes import note
 from metrics.voc import GroundTruthArrays
+from utils.errors import InputError
 
 
 @dataclass(frozen=True)

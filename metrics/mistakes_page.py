@@ -34,14 +34,14 @@ figcaption b { font-variant-numeric: tabular-nums; }
 """
 
 
-def write_mistakes_page(path, *, title, summary, result, mistakes, threshold, picture_ids, read_picture):
+def write_mistakes_page(path, *, title, summary, result, mistakes, threshold, picture_ids, read_image):
     """Write the page: title and summary (lines of text), then for each class what find_mistakes found.
 
     result: the VOCResult; mistakes: list of ClassMistakes; threshold: the score given to find_mistakes; picture_ids:
-    names of the pictures by index; read_picture: function from a picture's index to its pixels, uint8 RGB [H, W, 3].
+    names of the pictures by index; read_image: function from a picture's index to its pixels, uint8 RGB [H, W, 3].
     Whatever comes from the data is escaped.
     """
-    cards = _all_cards(mistakes, picture_ids, read_picture)
+    cards = _all_cards(mistakes, picture_ids, read_image)
     links, sections = [], []
     for number, (of_class, found) in enumerate(zip(result.classes, mistakes, strict=True)):
         if not found.false_positives and not found.misses:
@@ -85,7 +85,7 @@ def _row(heading, mistakes, cards):
     return f'<h3>{heading}</h3>\n<div class="row">\n{figures}\n</div>'
 
 
-def _all_cards(mistakes, picture_ids, read_picture):
+def _all_cards(mistakes, picture_ids, read_image):
     """{id(mistake): its <figure>}; a picture is read once, however many mistakes it shows."""
     by_picture = {}
     for found in mistakes:
@@ -93,7 +93,7 @@ def _all_cards(mistakes, picture_ids, read_picture):
             by_picture.setdefault(mistake.picture, []).append(mistake)
     cards = {}
     for picture, shown in sorted(by_picture.items()):
-        pixels = read_picture(picture)
+        pixels = read_image(picture)
         for mistake in shown:
             cards[id(mistake)] = _card(mistake, draw_mistake(pixels, mistake), str(picture_ids[picture]))
     return cards

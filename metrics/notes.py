@@ -1,13 +1,13 @@
 """One-line notes about what an evaluation left out: how many, and the first names."""
 
-from data.names import shown
+from utils.errors import printable
 
 _NAMES_SHOWN = 5
 
 
 def note(names, text):
     """[] without names, else a list of one line: text, its ``{}`` filled with their number, and the first names."""
-    names = [shown(str(name)[:100]) for name in names]
+    names = [printable(str(name)[:100]) for name in names]
     if not names:
         return []
     more = ", ..." if len(names) > _NAMES_SHOWN else ""

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from data.errors import InputError
 from metrics.coco_files import write_results
 from metrics.curves import write_curves
 from metrics.evaluation import coco_results
@@ -16,6 +15,7 @@ from metrics.mistakes import find_mistakes
 from metrics.mistakes_page import write_mistakes_page
 from metrics.tables import means
 from metrics.voc_files import write_detection_files
+from utils.errors import InputError
 
 _PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "pycocotools", "matplotlib")
 _MISSED_BELOW = 0.6  # what Object_Detection.py shows by default
@@ -54,7 +54,7 @@ def write_report(folder, evaluation, details):
         write_curves(
             folder / "pr_curves.png", result, f"{evaluation.title} ({result.rule.name} rule, IoU 0.5, area AP)"
         )
-        if scored.read_picture:
+        if scored.read_image:
             write_mistakes_page(
                 folder / "mistakes.html",
                 title=f"Mistakes: {evaluation.title}",
@@ -63,7 +63,7 @@ def write_report(folder, evaluation, details):
                 mistakes=find_mistakes(result, scored.detections, evaluation.ground_truth, _MISSED_BELOW),
                 threshold=_MISSED_BELOW,
                 picture_ids=pictures.ids,
-                read_picture=lambda index: scored.read_picture(pictures.paths[index]),
+                read_image=lambda index: scored.read_image(pictures.paths[index]),
             )
         content = {
             "scored": scored.source,

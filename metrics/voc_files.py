@@ -10,10 +10,9 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 
-from data.errors import InputError
-from data.names import flaw
 from metrics.notes import note
 from metrics.voc import DetectionArrays
+from utils.errors import InputError, name_problem
 
 _FIELDS = 6
 _UNFIT_FOR_A_FILE_NAME = re.compile(r'[%/\\:*?"<>|\x00-\x1f]')
@@ -37,7 +36,7 @@ def classes_with_files(folder, split):
     paths = list(folder.glob(f"{escape(prefix)}*.txt"))
     names = sorted(unquote(path.name[len(prefix) : -len(".txt")]) for path in paths)
     for name in names:
-        if problem := flaw(name):
+        if problem := name_problem(name):
             raise InputError(f"{folder}: {prefix}{name!r}.txt is of no class, {problem}; rename or remove it")
     if not names:
         others = sorted({path.name.split("_")[1] for path in folder.glob("det_*_*.txt")})

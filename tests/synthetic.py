@@ -12,7 +12,7 @@ OBJECT = """<object><name>{name}</name>{difficult}<bndbox><xmin>{box[0]}</xmin><
 <xmax>{box[2]}</xmax><ymax>{box[3]}</ymax></bndbox></object>"""
 
 
-def write_picture(path, size=(100, 80), seed=0):
+def write_image(path, size=(100, 80), seed=0):
     """A smooth random picture of size (width, height)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     coarse = np.random.RandomState(seed).randint(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -46,7 +46,7 @@ def make_voc(folder, objects, split="val", size=(100, 80), pictures=True):
     for seed, (picture_id, of_picture) in enumerate(objects.items()):
         write_annotation(folder, picture_id, of_picture, size)
         if pictures:
-            write_picture(folder / "JPEGImages" / f"{picture_id}.jpg", size, seed)
+            write_image(folder / "JPEGImages" / f"{picture_id}.jpg", size, seed)
     write_split(folder, split, objects)
     return folder
 
@@ -72,5 +72,5 @@ def make_coco(root, objects, categories, *, split="val2017", size=(100, 80), pic
     path.write_text(json.dumps(content))
     if pictures:
         for image_id in objects:
-            write_picture(root / "images" / split / f"{image_id:012d}.jpg", size, image_id)
+            write_image(root / "images" / split / f"{image_id:012d}.jpg", size, image_id)
     return root

@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from synthetic import make_coco, make_voc, write_annotation, write_picture
+from synthetic import make_coco, make_voc, write_annotation, write_image
 
 import eval as eval_script
 from data.config import voc
-from data.errors import InputError
 from inference import Detector
-from inference.pictures import read_picture
 from metrics.detect import detect_pictures
 from ssd import build_ssd
+from utils.errors import InputError
+from utils.images import read_image
 from weights.checkpoint import CheckpointInfo, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,8 +54,8 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "mine"
     objects = {"a": [CAT], "b": [CAT, DOG], "c": [], "d": [DOG], "e": [CAT, ("<sofa>", (1, 1, 60, 60), True)]}
     make_voc(path, objects, size=(120, 80))
-    write_picture(path / "JPEGImages" / "b.jpg", (333, 500), seed=9)
-    write_picture(path / "JPEGImages" / "d.jpg", (64, 333), seed=10)
+    write_image(path / "JPEGImages" / "b.jpg", (333, 500), seed=9)
+    write_image(path / "JPEGImages" / "d.jpg", (64, 333), seed=10)
     return path
 
 
@@ -133,15 +133,15 @@ def test_repeated_run_gives_identical_files(checkpoint, folder, tmp_path):
 def test_batches_equal_single_pictures_and_the_detector_itself(checkpoint, folder):
     detector = Detector(checkpoint, "cpu", "float32", threshold=0.01)
     paths = sorted((folder / "JPEGImages").iterdir())
-    batched, _ = detect_pictures(detector, paths, read_picture, batch_size=4)
-    single, _ = detect_pictures(detector, paths, read_picture, batch_size=1, num_workers=0)
+    batched, _ = detect_pictures(detector, paths, read_image, batch_size=4)
+    single, _ = detect_pictures(detector, paths, read_image, batch_size=1, num_workers=0)
     assert len(batched) == len(single) > 100
     assert np.array_equal(batched.pictures, single.pictures)
     assert np.array_equal(batched.labels, single.labels)
     assert np.allclose(batched.scores, single.scores, atol=1e-5)
     assert np.allclose(batched.boxes, single.boxes, atol=1e-5 * 500)  # of the largest picture's side
     for index, path in enumerate(paths):
-        (expected,) = detector([read_picture(path)])
+        (expected,) = detector([read_image(path)])
         rows = single.take(single.pictures == index)
         assert np.array_equal(rows.labels, expected.labels)
         assert np.allclose(rows.scores, expected.scores, atol=1e-6)

@@ -15,12 +15,12 @@ from tiny import DOG, DOG_SCORE, make_checkpoint
 import export as export_script
 from data import VOC_CLASSES
 from data.config import CONFIGS
-from data.errors import InputError
 from data.transforms import to_input
 from inference.engines.export import Disagreement, compare_detections, export, relative_difference
 from inference.engines.onnx_file import LEAST_OPSET, Graph, add_detect, build_model
 from layers.functions import Detect
 from ssd import build_ssd
+from utils.errors import InputError
 from weights.checkpoint import CheckpointInfo, load_network
 
 onnx = pytest.importorskip("onnx", reason="needs requirements-engines.txt")

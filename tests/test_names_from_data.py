@@ -18,11 +18,8 @@ import export as export_script
 import Object_Detection
 import train as train_script
 from data.coco import COCODetection, read_coco_annotations
-from data.errors import InputError, exit_on_input_error
-from data.names import flaw
 from data.voc0712 import VOC_CLASSES, VOCDetection, read_annotation
 from inference.drawing import draw_detections
-from inference.pictures import read_picture
 from metrics.evaluation import Scored, evaluate
 from metrics.ground_truth import open_evaluation_set
 from metrics.notes import note
@@ -30,6 +27,8 @@ from metrics.report import prepare_folder, write_detections, write_report
 from metrics.tables import summary, table
 from metrics.voc import DetectionArrays
 from metrics.voc_files import classes_with_files, detection_file, read_detection_files
+from utils.errors import InputError, exit_on_input_error, name_problem
+from utils.images import read_image
 from weights.checkpoint import load_network
 
 NASTY = (
@@ -48,7 +47,7 @@ def report(folder, pictures, output):
     objects, _ = pictures.ground_truth(pictures.class_names)
     shifted = objects.boxes + 30  # so that there are misses and false positives to show
     detections = DetectionArrays(objects.pictures, objects.labels, np.linspace(1, 0.7, len(objects.labels)), shifted)
-    scored = Scored("{net}", pictures.class_names, detections, {}, read_picture=read_picture)
+    scored = Scored("{net}", pictures.class_names, detections, {}, read_image=read_image)
     output = prepare_folder(output, pictures.folder)
     write_detections(output, pictures, scored)
     evaluation = evaluate(pictures, scored, coco_metrics=True)
@@ -86,7 +85,7 @@ def test_a_report_on_classes_of_any_name(tmp_path, kind, capsys):
 
 
 names = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40).filter(
-    lambda name: not flaw(name)
+    lambda name: not name_problem(name)
 )
 
 
@@ -112,7 +111,7 @@ def test_a_class_of_any_name_comes_back_from_its_file(name, tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["\x1b[2J", "a\x00b", "\ud800", "a\nb", "\x9b2J", "", "  ", "a" * 201, None, 7, ["a"]])
 def test_class_names_that_no_table_could_show_are_refused(tmp_path, name):
-    assert flaw(name)
+    assert name_problem(name)
     path = make_coco(tmp_path, {1: [(1, (1, 1, 5, 5), 0)]}, {1: name}) / "annotations" / "instances_val2017.json"
     with pytest.raises(InputError, match="instances_val2017.json is no COCO instances JSON") as caught:
         read_coco_annotations(path)
@@ -338,5 +337,5 @@ def test_weights_that_are_no_plain_tensors_are_refused(tmp_path, what):
 
 
 def test_the_embedded_names_are_fine():
-    assert [flaw(name) for name in VOC_CLASSES] == [None] * 20
-    assert flaw("خط\u200cعابر") is None  # a zero-width non-joiner belongs to Persian spelling
+    assert [name_problem(name) for name in VOC_CLASSES] == [None] * 20
+    assert name_problem("خط\u200cعابر") is None  # a zero-width non-joiner belongs to Persian spelling

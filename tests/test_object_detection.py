@@ -19,9 +19,9 @@ from tiny import DOG_BOX, DOG_SCORE, make_checkpoint
 
 import Object_Detection
 import weights
-from data.errors import InputError
 from inference import Detections
-from inference.pictures import read_picture, write_picture
+from utils.errors import InputError
+from utils.images import read_image, write_image
 
 SCRIPT = Path(__file__).parents[1] / "Object_Detection.py"
 
@@ -61,7 +61,7 @@ def lines_of(path):
 
 
 def picture(path, size=(64, 48)):
-    write_picture(path, np.full((size[1], size[0], 3), 90, np.uint8))
+    write_image(path, np.full((size[1], size[0], 3), 90, np.uint8))
     return path
 
 
@@ -221,13 +221,13 @@ def test_a_picture(tmp_path, run, capsys):
     picture(tmp_path / "In.PNG")
     run("In.PNG", "--json", "found.jsonl")
     assert names(tmp_path) == ["In.PNG", "In_detections.PNG", "found.jsonl"]
-    assert (read_picture("In_detections.PNG") != 90).any()
+    assert (read_image("In_detections.PNG") != 90).any()
     (line,) = lines_of("found.jsonl")
     assert line["file"] == "In.PNG"
     assert [one["label"] for one in line["detections"]] == ["dog", "person"]
     assert "1 picture " in capsys.readouterr().out
     run("In.PNG", "--output", "other.jpg")
-    assert read_picture("other.jpg").shape == (48, 64, 3)
+    assert read_image("other.jpg").shape == (48, 64, 3)
 
 
 def test_a_folder_of_pictures(tmp_path, run, capsys):

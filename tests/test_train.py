@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from synthetic import make_voc
 
 from data.config import voc
-from data.errors import InputError
 from layers.box_utils import jaccard, point_form
 from layers.modules import MultiBoxLoss
 from ssd import build_ssd
 from train import get_args_parser, main
 from training.network import build_optimizer
+from utils.errors import InputError
 from weights.checkpoint import CheckpointInfo, load_network, read_file, save_checkpoint
 
 OBJECTS = {f"p{i}": [("dog", (5 + i, 5, 60 + i, 70), 0), ("cat", (40, 30, 95, 75), 0)][: 1 + i % 2] for i in range(5)}

@@ -3,7 +3,7 @@
 Better to hear in the first minute that a picture is damaged than in the middle of the night.
 """
 
-from data.errors import InputError
+from utils.errors import InputError
 
 from .findings import examine
 

@@ -11,11 +11,10 @@ from torch import nn
 from torchvision.ops import box_iou
 from tqdm import tqdm
 
-from data.augmentation import Window, distort, warp
 from data.config import RGB_MEANS
-from data.errors import InputError
-from data.names import shown
 from data.transforms import to_input
+from utils.augmentations import Window, distort, warp
+from utils.errors import InputError, printable
 from weights.checkpoint import read_file, save_atomically
 
 from .network import training_memory_format
@@ -127,7 +126,7 @@ def pretrain_base(net, pictures, args, device, state_file, *, writes=True):
     if state_file.exists():
         first = _load_state(state_file, model, optimizer)
         if writes:
-            print(shown(f"crops: going on from {state_file}, after pass {first}"), flush=True)
+            print(printable(f"crops: going on from {state_file}, after pass {first}"), flush=True)
     for number in range(first, args.crop_passes):
         share = _one_pass(model, optimizer, crops, number, args, device, show=writes)
         if not writes:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from data.coco import COCO_ROOT, COCODetection
 from data.config import coco, coco512, voc, voc512
-from data.errors import InputError
 from data.voc0712 import VOC_CLASSES, VOC_ROOT, VOCAnnotationTransform, VOCDetection, read_annotation
+from utils.errors import InputError
 
 CONFIGS = {("VOC", 300): voc, ("VOC", 512): voc512, ("COCO", 300): coco, ("COCO", 512): coco512}
 

@@ -7,8 +7,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from data.errors import InputError
-from data.names import shown
+from utils.errors import InputError, printable
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Ranks:
     def say(self, text):
         """Print lines, on rank 0 alone; names in them, of files or of what is in files, steer no terminal."""
         if self.writes:
-            print("\n".join(map(shown, text.split("\n"))), flush=True)
+            print("\n".join(map(printable, text.split("\n"))), flush=True)
 
 
 def join(device, batch_size):

@@ -13,8 +13,9 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from data.cache import cache_folder
-from data.errors import InputError
-from data.voc0712 import Annotation, read_annotation, read_bgr
+from data.voc0712 import Annotation, read_annotation
+from utils.errors import InputError
+from utils.images import read_bgr
 
 # Another OpenCV may read other files, so that what one version could read says nothing about the next.
 FORMAT = f"ssd-check-1, OpenCV {cv2.__version__}"

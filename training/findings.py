@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.coco import COCODetection
-from data.errors import InputError
 from data.voc0712 import Annotation
+from utils.errors import InputError
 
 from .facts import as_annotation, read_files, read_objects, read_size
 

@@ -10,7 +10,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from data.errors import InputError
+from utils.errors import InputError
 
 NUMBER = re.compile(r"|[0-9]{1,15}(\.[0-9]+)?(e[-+]?[0-9]+)?|nan")  # as written here: none has a sign
 COLUMNS = ("iteration", "lr", "loss_l", "loss_c", "positives", "mAP", "seconds")

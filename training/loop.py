@@ -4,8 +4,8 @@ import os
 import signal
 from contextlib import contextmanager
 
-from data.errors import InputError
-from inference.devices import choose_device
+from utils.errors import InputError
+from utils.system import choose_device
 
 from .distributed import any_rank, join, leave
 from .log import Log

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from data.errors import InputError
 from layers.modules import use_winograd
 from ssd import build_ssd
+from utils.errors import InputError
 from weights.catalogue import resolve
 from weights.checkpoint import is_plain, read_file
 

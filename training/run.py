@@ -12,14 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.augmentation import SSDAugmentation
 from data.config import MEANS
-from data.errors import InputError
-from data.names import shown
 from data.transforms import to_input
-from inference.devices import choose_precision
 from layers.modules import MultiBoxLoss
 from layers.modules.multibox_loss import matched_priors
+from utils.augmentations import SSDAugmentation
+from utils.errors import InputError, printable
+from utils.system import choose_precision
 from weights.checkpoint import CheckpointInfo, save_checkpoint
 
 from . import run_state
@@ -206,7 +205,7 @@ class Run:
         save_for_use(target, self.network_to_keep, self.info)
         draw_curves(self.folder)
         curves = self.folder / "curves.png"
-        print(shown(f"trained {self.max_iter} iterations; the network is in {target}, curves in {curves}"))
+        print(printable(f"trained {self.max_iter} iterations; the network is in {target}, curves in {curves}"))
 
 
 @contextmanager

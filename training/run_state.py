@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from data.errors import InputError
+from utils.errors import InputError
 from weights.checkpoint import is_plain, read_file, save_atomically
 
 NAME = re.compile(r"state_(\d+)\.pth")

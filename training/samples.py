@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from data.transforms import resize
-from data.voc0712 import read_bgr
+from utils.images import read_bgr
 
 
 class Shuffle:

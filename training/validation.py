@@ -8,10 +8,10 @@ import torch
 
 from inference import Detector
 from inference.drawing import draw_detections
-from inference.pictures import read_picture
 from metrics.detect import detect_pictures
 from metrics.ground_truth import open_evaluation_set
 from metrics.voc import evaluate_detections
+from utils.images import read_image
 
 TILE = 300  # side of a picture in the grid of predictions
 
@@ -40,7 +40,7 @@ class Validation:
         detections, _ = detect_pictures(
             detector,
             self.pictures.paths,
-            read_picture,
+            read_image,
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             show_progress=False,
@@ -51,7 +51,7 @@ class Validation:
     def grid(self, net, threshold=0.4, rows=2, columns=4):
         """Pictures of the split with their detections, side by side: uint8 RGB [H, W, 3]."""
         chosen = np.linspace(0, len(self.pictures.paths) - 1, rows * columns).astype(int)
-        frames = [cv2.resize(read_picture(self.pictures.paths[index]), (TILE, TILE)) for index in chosen]
+        frames = [cv2.resize(read_image(self.pictures.paths[index]), (TILE, TILE)) for index in chosen]
         for frame, detections in zip(frames, self._detector(net, threshold)(frames), strict=True):
             draw_detections(frame, detections)
         return np.vstack([np.hstack(frames[row * columns : (row + 1) * columns]) for row in range(rows)])

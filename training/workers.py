@@ -2,7 +2,7 @@
 
 import signal
 
-from data.allocator import keep_freed_memory
+from utils.system import keep_freed_memory
 
 
 def set_up_worker(_):

@@ -121,7 +121,7 @@ def _existing(path):
     """`path`, if it is a file. Raises InputError with the nearest remedy otherwise."""
     if path.is_file():
         return path
-    from data.errors import InputError
+    from utils.errors import InputError
 
     if path.is_dir():
         raise InputError(f"{path} is a folder; name the checkpoint file in it")

@@ -15,11 +15,10 @@ from pathlib import Path
 import torch
 
 from data.config import SSDConfig, coco, coco512, voc, voc512
-from data.errors import InputError
-from data.names import flaw
 from data.voc0712 import VOC_CLASSES
 from layers.functions import PriorBox
 from ssd import build_ssd, plain_state_dict
+from utils.errors import InputError, name_problem
 
 FORMAT = "ssd-checkpoint-1"
 
@@ -260,7 +259,7 @@ def _check_info(info):
     if not isinstance(info.class_names, tuple):
         raise TypeError(f"the class names are {info.class_names!r}")
     for name in info.class_names:
-        if problem := flaw(name):
+        if problem := name_problem(name):
             raise ValueError(f"the class name {name!r:.60} can't be used, {problem}")
     if info.mAP is not None and not isinstance(info.mAP, float):
         raise TypeError(f"the mAP is {info.mAP!r}")
@@ -269,7 +268,7 @@ def _check_info(info):
     if info.channel_order not in ("RGB", "BGR"):
         raise ValueError(f"the channel order is {info.channel_order!r}")
     config = info.config
-    if flaw(config.name):
+    if name_problem(config.name):
         raise ValueError(f"the configuration's name is {config.name!r:.60}")
     if len(config.variance) != 2 or not all(map(math.isfinite, config.variance)):
         raise ValueError(f"the variance is {config.variance!r}")

@@ -29,7 +29,7 @@ def get_args_parser():
 
 def main(args):
     """Download what is named, or list what there is."""
-    from data.errors import InputError
+    from utils.errors import InputError
 
     for name in args.names:
         if name not in CATALOGUE:
@@ -42,7 +42,7 @@ def main(args):
 
 if __name__ == "__main__":
     arguments = get_args_parser().parse_args()
-    from data.errors import exit_on_input_error
+    from utils.errors import exit_on_input_error
 
     with exit_on_input_error():
         main(arguments)

@@ -26,8 +26,8 @@ def bring(title, archives, folder, *, keep_archives=False):
 
     An interrupted run goes on where it stopped. Raises InputError where something can't be had or is incomplete.
     """
-    from data.errors import InputError
     from data.fetch import only_one
+    from utils.errors import InputError
 
     folder = folder.expanduser()
     try:
@@ -56,9 +56,9 @@ def _marker(archive, folder):
 
 
 def _bring_one(archive, folder, keep_archive):
-    from data.errors import InputError
     from data.fetch import Remote, fetch
     from data.unpack import unpack
+    from utils.errors import InputError
 
     path = fetch(Remote(archive.name, archive.address, size=archive.size, md5=archive.md5), folder)
     _marker(archive, folder).touch()

@@ -31,7 +31,7 @@ def main(args):
 if __name__ == "__main__":
     arguments = get_args_parser().parse_args()
     sys.path.insert(0, str(ROOT))
-    from data.errors import exit_on_input_error
+    from utils.errors import exit_on_input_error
 
     with exit_on_input_error():
         main(arguments)

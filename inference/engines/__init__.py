@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from data.errors import InputError
 from inference import devices
 from inference.engines import onnxruntime_engine, openvino_engine
 from inference.engines.packages import require
 from inference.engines.torch_engine import TorchEngine
+from utils.errors import InputError
 
 ENGINES = ("torch", "onnxruntime", "openvino")
 

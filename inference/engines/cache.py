@@ -10,7 +10,7 @@ from pathlib import Path
 import filelock
 
 from data.cache import cache_folder
-from data.names import shown
+from utils.errors import printable
 
 # What reading a damaged file can end in.
 DAMAGED = (OSError, EOFError, ValueError, LookupError, RuntimeError, zipfile.BadZipFile, zlib.error)
@@ -39,7 +39,7 @@ def kept(name, make):
         path.parent.mkdir(parents=True, exist_ok=True)
         _acquire(lock, path)
     except (OSError, NotImplementedError) as error:  # a folder, or a file system, that can't be written or locked
-        print(shown(f"note: not kept for the next time: {error}"), file=sys.stderr)
+        print(printable(f"note: not kept for the next time: {error}"), file=sys.stderr)
         return make()
     try:
         with suppress(*DAMAGED):
@@ -56,7 +56,7 @@ def _acquire(lock, path):
     try:
         lock.acquire(timeout=1)
     except filelock.Timeout:
-        print(shown(f"{path.name}: another process is making it; waiting"), file=sys.stderr)
+        print(printable(f"{path.name}: another process is making it; waiting"), file=sys.stderr)
         lock.acquire()
 
 
@@ -75,7 +75,7 @@ def _write(path, contents):
                 archive.writestr(name, data)
         part.replace(path)
     except OSError as error:
-        print(shown(f"note: not kept for the next time: {path}: {error.strerror}"), file=sys.stderr)
+        print(printable(f"note: not kept for the next time: {path}: {error.strerror}"), file=sys.stderr)
     finally:
         with suppress(OSError):
             part.unlink()

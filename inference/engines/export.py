@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.errors import InputError
 from data.transforms import to_input
 from inference.engines.onnx_file import HEADS, INPUT, build_model
 from inference.engines.onnxruntime_engine import open_session
 from inference.engines.packages import require
+from utils.errors import InputError
 
 TOLERANCE = 1e-4  # of the largest magnitude of an output
 BATCHES = (1, 2)

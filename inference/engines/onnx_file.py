@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from data.config import RGB_MEANS
-from data.errors import InputError
 from inference.engines.packages import require
 from ssd import CONV4_3
+from utils.errors import InputError
 
 LEAST_OPSET, OPSET = 13, 17  # the least that the graph can be written in; and what most runtimes of today read
 PRODUCER = "ssd-pytorch"

@@ -2,9 +2,9 @@
 
 import torch
 
-from data.errors import InputError
 from inference.engines.onnx_file import HEADS, INPUT, build_model
 from inference.engines.packages import require
+from utils.errors import InputError
 
 PACKAGES = ("onnx", "onnxruntime")
 

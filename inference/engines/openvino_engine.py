@@ -5,9 +5,9 @@ from io import BytesIO
 
 import torch
 
-from data.errors import InputError
 from inference.engines.onnx_file import HEADS, INPUT, build_model
 from inference.engines.packages import require
+from utils.errors import InputError
 
 HINTS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "f32"}  # in int8: of what isn't quantised
 

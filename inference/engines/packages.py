@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from data.errors import InputError
+from utils.errors import InputError
 
 
 def require(*names):

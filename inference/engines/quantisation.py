@@ -16,14 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
-from data.augmentation import SSDAugmentation
 from data.config import RGB_MEANS
-from data.errors import InputError
 from data.transforms import resize
 from inference.engines.cache import kept
 from inference.engines.packages import require
-from inference.pictures import list_pictures, read_picture
+from inference.pictures import list_pictures
 from inference.video import VideoReader
+from utils.augmentations import SSDAugmentation
+from utils.errors import InputError
+from utils.images import read_image
 
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample.mp4"
 COUNT = 128  # pictures that calibrate
@@ -57,7 +58,7 @@ def quantised(core, model, size, calibration=None):
 
     def make():
         print(f"quantising to int8, this once, with {calibration or f'frames of {SAMPLE.name}'}", file=sys.stderr)
-        read = (resize(read_picture(path), size) for path in sources)
+        read = (resize(read_image(path), size) for path in sources)
         pictures = list(sample_pictures(size) if calibration is None else read)
         return _serialised(openvino, quantise(nncf, core.read_model(BytesIO(model)), pictures))
 

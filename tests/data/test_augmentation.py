@@ -12,7 +12,7 @@ import torch
 from synthetic import make_voc
 
 from data import SSDAugmentation, VOCDetection, augmentation
-from data.augmentation import (
+from utils.augmentations import (
     Window,
     boxes_in_window,
     distort,

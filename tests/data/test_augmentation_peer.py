@@ -10,7 +10,7 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from data.augmentation import boxes_in_window, draw_window
+from utils.augmentations import boxes_in_window, draw_window
 
 DRAWS = 5000
 WIDTH, HEIGHT = 4000, 3000  # large, as torchvision rounds crops to whole pixels

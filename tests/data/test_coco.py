@@ -10,8 +10,8 @@ import torch
 from synthetic import make_coco
 
 from data.coco import COCO_CLASSES, COCOAnnotationTransform, COCODetection, read_coco_annotations
-from data.errors import InputError
 from data.transforms import detection_collate
+from utils.errors import InputError
 
 CATEGORIES = {90: "toothbrush", 18: "dog", 1: "person"}
 OBJECTS = {

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from fileserver import serve
 
-from data.errors import InputError
 from data.scripts import bring, coco, download_coco, download_voc2007, download_voc2012, voc
 from data.unpack import unpack
+from utils.errors import InputError
 
 SCRIPTS = Path(__file__).parents[2] / "data" / "scripts"
 

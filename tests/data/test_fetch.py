@@ -15,8 +15,8 @@ from fileserver import serve
 
 import data.connection
 import data.fetch
-from data.errors import InputError
 from data.fetch import Remote, fetch, only_one
+from utils.errors import InputError
 
 CONTENT = bytes(range(256)) * 400  # 102,400 bytes
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -12,8 +12,8 @@ import pytest
 
 import data.connection
 import data.fetch
-from data.errors import InputError
 from data.fetch import Remote, fetch
+from utils.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from data import make_sample
-from data.errors import InputError
 from data.make_sample import FADE, HEIGHT, OUTPUT, SHOTS, WIDTH, Shot, View, make_frames, render, view_at
+from utils.errors import InputError
 
 
 def test_the_clip_is_what_it_should_be():

@@ -7,11 +7,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from synthetic import make_voc, write_annotation, write_picture, write_split
+from synthetic import make_voc, write_annotation, write_image, write_split
 
 from data import VOC_CLASSES, BaseTransform, SSDAugmentation, VOCAnnotationTransform, VOCDetection, detection_collate
-from data.errors import InputError
-from data.voc0712 import read_annotation, read_bgr
+from data.voc0712 import read_annotation
+from utils.errors import InputError
+from utils.images import read_bgr
 
 DOG, PERSON = VOC_CLASSES.index("dog"), VOC_CLASSES.index("person")
 OBJECTS = {
@@ -206,14 +207,14 @@ class TestDetection:
     def test_other_endings(self, tmp_path, ending):
         folder = folder_of(tmp_path)
         (folder / "JPEGImages" / "a.jpg").unlink()
-        write_picture(folder / "JPEGImages" / f"a{ending}", (30, 20))
+        write_image(folder / "JPEGImages" / f"a{ending}", (30, 20))
         assert first_of(folder).pull_image(0).shape == (20, 30, 3)
 
     def test_picture_ids_with_dots(self, tmp_path):
         make_voc(tmp_path, {"IMG.0001.v2": OBJECTS["c"]}, split="train")
         assert first_of(tmp_path)[0][1].shape == (1, 5)
         (tmp_path / "JPEGImages" / "IMG.0001.v2.jpg").unlink()
-        write_picture(tmp_path / "JPEGImages" / "IMG.0001.v2.PNG", (30, 20))
+        write_image(tmp_path / "JPEGImages" / "IMG.0001.v2.PNG", (30, 20))
         assert first_of(tmp_path).pull_image(0).shape == (20, 30, 3)
 
     @pytest.mark.parametrize(
@@ -286,7 +287,7 @@ class TestDetectionFaults:
     def test_missing_annotation(self, tmp_path):
         folder = folder_of(tmp_path)
         write_split(folder, "train", ["a", "z"])
-        write_picture(folder / "JPEGImages" / "z.jpg")
+        write_image(folder / "JPEGImages" / "z.jpg")
         assert str(folder / "Annotations" / "z.xml") in message(lambda: first_of(folder)[1])
 
     @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import cv2
 import pytest
 from faulty_runs import can_mount, run_script, start_server
 from media import make_video
-from synthetic import make_voc, write_picture
+from synthetic import make_voc, write_image
 from test_train import OBJECTS, SMALL
 
 from weights.checkpoint import read_file
@@ -67,7 +67,7 @@ def test_the_video(tmp_path, full, video, checkpoint, tried, kind):
 def test_the_json_lines(tmp_path, full, checkpoint, tried, kind, where, number):
     """Of many small pictures: Python writes some 16 kB at a time, and the rest at the end."""
     for n in range(number):
-        write_picture(tmp_path / "run" / "in" / f"{n:03}.jpg", (8, 8))
+        write_image(tmp_path / "run" / "in" / f"{n:03}.jpg", (8, 8))
     flags = f"in --json disk/found.jsonl --output out --trained_model {checkpoint} --device cpu"
     assert_refused(full("Object_Detection.py", flags, 4096, kind), "found.jsonl can't be written")
     assert left(tmp_path, kind) == []
@@ -80,7 +80,7 @@ def test_the_json_lines(tmp_path, full, checkpoint, tried, kind, where, number):
 def test_pictures(tmp_path, full, checkpoint, tried, kind):
     """Those that fitted are whole."""
     for n, size in enumerate([(20, 20), (400, 300), (400, 300)]):
-        write_picture(tmp_path / "run" / "in" / f"{n}.png", size, n)
+        write_image(tmp_path / "run" / "in" / f"{n}.png", size, n)
     flags = f"in --output disk --json found.jsonl --trained_model {checkpoint} --device cpu"
     assert_refused(full("Object_Detection.py", flags, 16384, kind), "1.png can't be written")
     assert left(tmp_path, kind) == ["0.png"]

@@ -17,10 +17,10 @@ from tiny import make_network
 
 import eval as eval_script
 import Object_Detection
-from data.errors import InputError
 from inference import Detector
 from inference.engines.torch_engine import TorchEngine
 from inference.memory import WithinMemory, is_out_of_memory
+from utils.errors import InputError
 
 ERRORS = {
     "CUDA": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),

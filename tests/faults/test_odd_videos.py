@@ -14,10 +14,10 @@ from media import X264, decode, ffmpeg, header, make_video, packets, rate_of
 from quick import answer_at_once
 
 import Object_Detection
-from data.errors import InputError
 from inference import camera
 from inference.engines.torch_engine import TorchEngine
 from inference.video import VideoReader
+from utils.errors import InputError
 
 PASS = ["-fps_mode", "passthrough"]
 

@@ -22,17 +22,17 @@ from trials import attack, expect_refusal, in_a_fork
 from data import limits
 from data.coco import read_coco_annotations
 from data.config import voc
-from data.errors import InputError
 from data.unpack import unpack
-from data.voc0712 import read_annotation, read_bgr
-from inference.pictures import read_picture
+from data.voc0712 import read_annotation
 from metrics.coco_files import read_results
 from training.facts import Memory
+from utils.errors import InputError
+from utils.images import read_bgr, read_image
 from weights.checkpoint import CheckpointInfo, load_network, read_file, save_checkpoint
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="bombs are opened in a forked process")
 
-READERS = pytest.mark.parametrize("read", [read_picture, read_bgr])
+READERS = pytest.mark.parametrize("read", [read_image, read_bgr])
 
 
 def written(path, data):
@@ -98,7 +98,7 @@ def test_the_limit_is_set_before_opencv_reads_it(tmp_path, monkeypatch, package)
 def test_the_largest_picture_s_header_costs_what_its_pixels_cost(tmp_path, progressive):
     side = int(limits.PIXELS**0.5) - 8
     path = written(tmp_path / "a.jpg", jpeg(side, side, cv2.IMWRITE_JPEG_PROGRESSIVE, progressive))
-    attack("bomb", lambda *_: path, read_picture, 1, tmp_path)
+    attack("bomb", lambda *_: path, read_image, 1, tmp_path)
 
 
 @READERS
@@ -115,7 +115,7 @@ def test_a_progressive_picture_of_many_scans(tmp_path, read):
 def test_a_large_picture_says_how_to_lift_the_limit(tmp_path):
     path = written(tmp_path / "a.png", png(60_000, 60_000))
     with pytest.raises(InputError, match="set the environment variable OPENCV_IO_MAX_IMAGE_PIXELS"):
-        read_picture(path)
+        read_image(path)
 
 
 @READERS

@@ -13,8 +13,8 @@ from trials import attack
 
 import data.connection
 import data.fetch
-from data.errors import InputError
 from data.fetch import Remote, fetch
+from utils.errors import InputError
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="inputs are tried in a forked process")
 

@@ -10,8 +10,7 @@ import pytest
 from mutation import mutate_bytes
 from trials import attack
 
-from data.voc0712 import read_bgr
-from inference.pictures import read_picture
+from utils.images import read_bgr, read_image
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="inputs are tried in a forked process")
 
@@ -84,7 +83,7 @@ def test_pictures(kind, tmp_path, count):
         return path
 
     def read(path):
-        picture = read_picture(path)
+        picture = read_image(path)
         assert picture.dtype == np.uint8
         assert picture.ndim == 3
         assert np.array_equal(picture[:, :, ::-1], read_bgr(path))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ledger import HOSTILE, Tally, count_input
 
-from data.errors import InputError
+from utils.errors import InputError
 
 if os.name == "posix":  # elsewhere nothing forks, and the tests of this folder are skipped
     import resource

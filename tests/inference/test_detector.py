@@ -7,8 +7,8 @@ from lively import lively_checkpoint, lively_network
 from tiny import DOG, DOG_BOX, DOG_SCORE, PERSON, PERSON_SCORE, make_checkpoint
 
 from data import RGB_MEANS, BaseTransform
-from data.errors import InputError
 from inference import Detector, devices
+from utils.errors import InputError
 
 
 @pytest.fixture

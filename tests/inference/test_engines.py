@@ -13,11 +13,11 @@ import pytest
 import torch
 from lively import lively_checkpoint, lively_network
 
-from data.errors import InputError
 from inference import Detector
 from inference.engines import choose, packages, quantisation
 from inference.engines.cache import kept
 from inference.video import VideoReader
+from utils.errors import InputError
 from weights.catalogue import EMBEDDED
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,9 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from data.errors import InputError
-from data.voc0712 import read_bgr
-from inference.pictures import is_picture, list_pictures, read_picture, targets_for, write_picture
+from inference.pictures import list_pictures, targets_for
+from utils.errors import InputError
+from utils.images import is_image as is_picture
+from utils.images import read_bgr, read_image, write_image
 
 
 @pytest.fixture
@@ -20,15 +21,15 @@ def picture():
 
 @pytest.mark.parametrize("name", ["a.png", "Grüße mit Lücke.BMP", "-dash.tiff", "日本.PNG", "a%d.ppm"])
 def test_lossless_formats_keep_every_pixel(tmp_path, picture, name):
-    write_picture(tmp_path / name, picture)
-    np.testing.assert_array_equal(read_picture(tmp_path / name), picture)
+    write_image(tmp_path / name, picture)
+    np.testing.assert_array_equal(read_image(tmp_path / name), picture)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "JPEG", "webp"])
 def test_lossy_formats_come_close(tmp_path, picture, suffix):
-    write_picture(tmp_path / f"a.{suffix}", picture)
-    assert np.abs(read_picture(tmp_path / f"a.{suffix}").astype(int) - picture).mean() < 4
+    write_image(tmp_path / f"a.{suffix}", picture)
+    assert np.abs(read_image(tmp_path / f"a.{suffix}").astype(int) - picture).mean() < 4
 
 
 def test_grey_transparent_and_16_bit_pictures_become_rgb(tmp_path, picture):
@@ -36,19 +37,19 @@ def test_grey_transparent_and_16_bit_pictures_become_rgb(tmp_path, picture):
     cv2.imwrite(str(tmp_path / "grey.png"), grey)
     cv2.imwrite(str(tmp_path / "alpha.png"), np.dstack([picture[:, :, ::-1], grey]))
     cv2.imwrite(str(tmp_path / "deep.png"), picture[:, :, ::-1].astype(np.uint16) * 257)
-    np.testing.assert_array_equal(read_picture(tmp_path / "grey.png"), np.dstack([grey] * 3))
-    np.testing.assert_array_equal(read_picture(tmp_path / "alpha.png"), picture)
-    np.testing.assert_allclose(read_picture(tmp_path / "deep.png"), picture, atol=1)
+    np.testing.assert_array_equal(read_image(tmp_path / "grey.png"), np.dstack([grey] * 3))
+    np.testing.assert_array_equal(read_image(tmp_path / "alpha.png"), picture)
+    np.testing.assert_allclose(read_image(tmp_path / "deep.png"), picture, atol=1)
 
 
 def test_exif_orientation_is_followed(tmp_path, picture):
     """A JPEG with the EXIF tag "turn right" is read turned right."""
-    write_picture(tmp_path / "a.jpg", picture)
+    write_image(tmp_path / "a.jpg", picture)
     data = (tmp_path / "a.jpg").read_bytes()
     tiff = b"MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00\x00\x00\x00\x00"
     exif = b"Exif\x00\x00" + tiff
     (tmp_path / "b.jpg").write_bytes(data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + data[2:])
-    np.testing.assert_array_equal(read_picture(tmp_path / "b.jpg"), np.rot90(read_picture(tmp_path / "a.jpg"), -1))
+    np.testing.assert_array_equal(read_image(tmp_path / "b.jpg"), np.rot90(read_image(tmp_path / "a.jpg"), -1))
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\xff\xd8\xff\xe0" + bytes(20), None])
@@ -57,10 +58,10 @@ def test_unreadable_pictures_are_named(tmp_path, content):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InputError, match=r"bad\.jpg"):
-        read_picture(path)
+        read_image(path)
 
 
-@pytest.mark.parametrize("read", [read_picture, read_bgr])
+@pytest.mark.parametrize("read", [read_image, read_bgr])
 def test_a_name_that_no_file_can_have_is_named(read):
     with pytest.raises(InputError, match="bad"):
         read("bad\0.jpg")
@@ -71,7 +72,7 @@ def test_a_picture_is_in_memory_only_once(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((1000, 1000, 3), np.uint8))
     tracemalloc.start()
     try:
-        assert read_picture(tmp_path / "a.png").nbytes == 3_000_000
+        assert read_image(tmp_path / "a.png").nbytes == 3_000_000
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -80,9 +81,9 @@ def test_a_picture_is_in_memory_only_once(tmp_path):
 
 def test_unwritable_pictures_are_named(tmp_path, picture):
     with pytest.raises(InputError, match="nowhere"):
-        write_picture(tmp_path / "nowhere" / "a.png", picture)
+        write_image(tmp_path / "nowhere" / "a.png", picture)
     with pytest.raises(InputError, match=r"a\.xyz"):
-        write_picture(tmp_path / "a.xyz", picture)
+        write_image(tmp_path / "a.xyz", picture)
     assert list(tmp_path.iterdir()) == []
 
 

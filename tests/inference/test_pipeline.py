@@ -12,10 +12,10 @@ import torch
 from lively import lively_network
 from tiny import DOG_BOX, make_network
 
-from data.errors import InputError
 from inference import Detector
 from inference.pipeline import SLACK, detect, enlarged, in_order, share_threads
 from inference.planar import PlanarFrame
+from utils.errors import InputError
 
 
 def at_work():

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from data.errors import InputError
 from inference import Detections
 from inference.records import JsonLines, Tally
+from utils.errors import InputError
 
 
 def found(*names):

@@ -18,10 +18,10 @@ from media import (
     sound_length,
 )
 
-from data.errors import InputError
 from inference.decoding import AHEAD, frames_ahead
 from inference.planar import PlanarFrame
 from inference.video import VideoReader, VideoWriter
+from utils.errors import InputError
 
 BOTH_WAYS = pytest.mark.parametrize("planar", [False, True], ids=["RGB", "planar"])
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from synthetic import make_coco, make_voc, write_annotation, write_picture, write_split
+from synthetic import make_coco, make_voc, write_annotation, write_image, write_split
 
-from data.errors import InputError
 from metrics.ground_truth import open_evaluation_set
+from utils.errors import InputError
 
 CAT, DOG = ("cat", (11, 12, 40, 50), False), ("dog", (1, 1, 100, 80), True)
 
@@ -64,7 +64,7 @@ def test_missing_data_says_where_they_come_from(tmp_path):
 
 def test_pictures_without_annotation_are_counted_and_named(folder):
     for picture_id in ("x", "y"):
-        write_picture(folder / "JPEGImages" / f"{picture_id}.jpg")
+        write_image(folder / "JPEGImages" / f"{picture_id}.jpg")
     write_split(folder, "val", ["x", "a", "y"])
     pictures = open_evaluation_set(str(folder))
     assert pictures.ids == ("a",)
@@ -102,7 +102,7 @@ def test_pictures_are_needed_only_for_a_network(tmp_path):
 @pytest.mark.parametrize("name", ["a.JPG", "a.jpeg", "a.PNG"])
 def test_any_usual_suffix_will_do(tmp_path, name):
     folder = make_voc(tmp_path / "mine", {"a": [CAT]}, pictures=False)
-    write_picture(folder / "JPEGImages" / name)
+    write_image(folder / "JPEGImages" / name)
     assert open_evaluation_set(str(folder)).paths[0].name == name
 
 

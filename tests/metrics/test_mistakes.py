@@ -122,7 +122,7 @@ def page(tmp_path):
     )
     reads = []
 
-    def read_picture(index):
+    def read_image(index):
         reads.append(index)
         return np.full((60, 130, 3), (250, 10, 10), dtype=np.uint8)
 
@@ -135,7 +135,7 @@ def page(tmp_path):
         mistakes=mistakes,
         threshold=0.6,
         picture_ids=["one", '"><img src=x onerror=alert(1)>'],
-        read_picture=read_picture,
+        read_image=read_image,
     )
     return path.read_text(encoding="utf-8"), reads
 
@@ -183,6 +183,6 @@ def test_page_without_mistakes_says_so(tmp_path):
         mistakes=mistakes,
         threshold=0.6,
         picture_ids=["a"],
-        read_picture=None,
+        read_image=None,
     )
     assert "No mistakes at all." in path.read_text()

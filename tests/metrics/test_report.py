@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from synthetic import make_coco, make_voc
 
-from data.errors import InputError
 from metrics.evaluation import Scored, evaluate, read_detections
 from metrics.ground_truth import open_evaluation_set
 from metrics.report import prepare_folder, write_detections, write_report
 from metrics.tables import summary, table
 from metrics.voc import DetectionArrays
+from utils.errors import InputError
 
 OBJECTS = {
     "a": [("cat", (11, 11, 50, 50), False), ("dog", (1, 1, 9, 9), True)],

@@ -9,13 +9,13 @@ from synthetic import make_coco, make_voc, write_annotation, write_split
 
 import train as train_script
 from data import COCODetection, VOCDetection
-from data.errors import InputError
 from data.voc0712 import VOCAnnotationTransform
 from training import crops, run_state
 from training.check import check_pictures
 from training.findings import examine
 from training.run import one_line_errors
 from training.samples import Subset, usable
+from utils.errors import InputError
 
 CLASSES = ("cat", "dog")
 CAT, DOG = ("cat", (11, 11, 50, 50), False), ("dog", (21, 31, 90, 70), None)

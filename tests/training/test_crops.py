@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from data.config import RGB_MEANS
-from data.errors import InputError
 from ssd import build_ssd
 from training import crops as crops_module
 from training.crops import MIN_SIDE, ObjectCrops, background_window, object_window, pretrain_base
+from utils.errors import InputError
 from weights.checkpoint import read_file
 
 RED, GREEN, BLUE = (200, 30, 30), (30, 200, 30), (30, 30, 200)  # of classes 0, 1, 2

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from synthetic import make_voc, write_annotation, write_picture, write_split
+from synthetic import make_voc, write_annotation, write_image, write_split
 
 from data import VOCDetection
-from data.errors import InputError
 from training import facts
 from training.facts import as_annotation, read_files, read_objects, read_size
+from utils.errors import InputError
 
 COUNT = 5  # pictures, of 100 x 80
 CAT, DOG = ("cat", (11, 11, 50, 50), False), ("dog", (21, 31, 90, 70), None)
@@ -62,7 +62,7 @@ def read(folder, split="train", say=print):
 
 
 def test_what_files_hold(folder):
-    write_picture(folder / "JPEGImages" / "p1.jpg", (90, 70))
+    write_image(folder / "JPEGImages" / "p1.jpg", (90, 70))
     found = read(folder)
     assert len(found) == 2 * COUNT
     assert found["p0.jpg"] == [100, 80]
@@ -81,7 +81,7 @@ def test_nothing_is_read_twice_but_what_changed(folder, reads):
     assert read(folder) == first
     assert reads == NOTHING
 
-    write_picture(folder / "JPEGImages" / "p3.jpg", (90, 80), seed=77)
+    write_image(folder / "JPEGImages" / "p3.jpg", (90, 80), seed=77)
     write_annotation(folder, "p4", [CAT])
     changed = {"p3.jpg": [90, 80], "p4.xml": [100, 80, [[11, 11, 50, 50, "cat", False]]]}
     assert read(folder) == first | changed

@@ -8,9 +8,9 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from data.errors import InputError
 from training import log as module
 from training.log import COLUMNS, Log, _open_table, draw_curves
+from utils.errors import InputError
 
 HEADING = ",".join(COLUMNS)
 FULL = r"can't be written \(No space left on device\): make room there, and go on with --resume auto"

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from data import voc
-from data.errors import InputError
 from ssd import build_ssd
 from training import network
 from training.network import (
@@ -19,6 +18,7 @@ from training.network import (
     load_fitting,
     training_memory_format,
 )
+from utils.errors import InputError
 from weights.checkpoint import CheckpointInfo, save_checkpoint
 
 WIDTH = 0.05

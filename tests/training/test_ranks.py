@@ -11,7 +11,6 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from synthetic import make_voc
 
-from data.errors import InputError
 from layers.modules import MultiBoxLoss
 from layers.modules.multibox_loss import matched_priors
 from ssd import build_ssd
@@ -20,6 +19,7 @@ from training.distributed import Ranks, any_rank, join
 from training.low_resolution import priors_at
 from training.network import Heads
 from training.samples import RunBatches
+from utils.errors import InputError
 from weights.checkpoint import CheckpointInfo, save_checkpoint
 
 SIZE = 100  # of the input: all that matters here happens at any

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from data.config import voc
-from data.errors import InputError
 from training import crops, run_state
 from training.log import COLUMNS, _open_table, draw_curves
 from training.network import averaged, build_network, build_optimizer, load_fitting, tensors_in
+from utils.errors import InputError
 
 ARGUMENTS = Namespace(
     basenet="none", finetune=None, width=1 / 16, optimizer="adamw", lr=1e-3, weight_decay=5e-4, momentum=0.9,

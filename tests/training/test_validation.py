@@ -10,15 +10,15 @@ from synthetic import make_voc
 from tiny import DOG, DOG_BOX, make_network
 
 import eval as eval_script
-from data.errors import InputError
 from data.transforms import resize, to_input
 from inference.drawing import class_colour
-from inference.pictures import read_picture
 from train import get_args_parser, main
 from training import validation
 from training.network import freeze_base
 from training.run import save_for_use
 from training.validation import TILE, Validation
+from utils.errors import InputError
+from utils.images import read_image
 from weights.checkpoint import load_network, read_file
 
 SIZE = (100, 80)
@@ -54,7 +54,7 @@ def trained(folder):
     """
     net, info = make_network(batch_norm=True)
     paths = sorted((folder / "JPEGImages").iterdir())
-    pictures = torch.from_numpy(np.stack([resize(read_picture(path), 300) for path in paths]))
+    pictures = torch.from_numpy(np.stack([resize(read_image(path), 300) for path in paths]))
     with torch.no_grad():
         for layer in (*net.vgg, *net.extras):
             if hasattr(layer, "bn"):
@@ -136,7 +136,7 @@ class TestGrid:
         scorer = Validation(str(folder), None, "val", info, torch.device("cpu"))
         plain, boxed = scorer.grid(net, threshold=0.99), scorer.grid(net, threshold=0.9)
         # The plain one is the first and the last picture, and those between, resized.
-        first, last = (validation.cv2.resize(read_picture(scorer.pictures.paths[i]), (TILE, TILE)) for i in (0, -1))
+        first, last = (validation.cv2.resize(read_image(scorer.pictures.paths[i]), (TILE, TILE)) for i in (0, -1))
         assert np.array_equal(plain[:TILE, :TILE], first)
         assert np.array_equal(plain[-TILE:, -TILE:], last)
         left, bottom = round(DOG_BOX[0] * TILE), round(DOG_BOX[3] * TILE)

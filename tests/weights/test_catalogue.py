@@ -11,7 +11,7 @@ import pytest
 from fileserver import serve
 
 import weights
-from data.errors import InputError
+from utils.errors import InputError
 from weights import catalogue, download
 
 ROOT = Path(__file__).parents[2]

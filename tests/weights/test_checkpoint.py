@@ -17,9 +17,9 @@ from torch import nn
 
 from data.coco import COCO_CLASSES
 from data.config import coco, coco512, voc, voc512
-from data.errors import InputError
 from data.voc0712 import VOC_CLASSES
 from ssd import build_ssd
+from utils.errors import InputError
 from weights import checkpoint
 from weights.checkpoint import (
     CheckpointInfo,
@@ -446,7 +446,7 @@ class TestInterruptedWrite:
         path.write_text("old")
         program = f"""
 import resource, torch
-from data.errors import exit_on_input_error
+from utils.errors import exit_on_input_error
 from weights.checkpoint import save_atomically
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 with exit_on_input_error():

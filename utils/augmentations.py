@@ -13,8 +13,7 @@ import cv2
 import numpy as np
 import torch
 
-from .config import MEANS
-
+MEANS = (104, 117, 123)  # BGR, as OpenCV reads images
 # Smallest overlap that a crop must have with an object; None: any crop in which an object's centre lies.
 CROP_LIMITS = (0.1, 0.3, 0.5, 0.7, 0.9, None)
 CROP_TRIES = 50

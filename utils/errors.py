@@ -1,0 +1,62 @@
+"""InputError, the one error that a user's mistake ends in, and how a script ends."""
+
+import re
+import signal
+import sys
+from contextlib import contextmanager
+
+# Control characters and bidirectional overrides would steer a terminal; lone surrogates can't be encoded.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class InputError(Exception):
+    """Invalid user input: a file, a folder or a flag.
+
+    The message is a single line that names the file (or flag) and the remedy. Scripts print it to stderr and exit with
+    code 2. Any other exception that escapes is a bug and keeps its traceback.
+    """
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGTERM, as an exception; the default handler would exit without cleaning up."""
+
+
+@contextmanager
+def exit_on_input_error():
+    """Run a script's main(): print an InputError as one line and exit with code 2.
+
+    Ctrl-C and SIGTERM also end in one line, and exit with 128 plus the signal's number. Unprintable characters in the
+    message are escaped.
+    """
+
+    def interrupt(number, frame):
+        raise Interrupted
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except InputError as error:
+        print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt as error:
+        number = signal.SIGTERM if isinstance(error, Interrupted) else signal.SIGINT
+        print(f"interrupted by {number.name}", file=sys.stderr)
+        sys.exit(128 + number)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def printable(text):
+    """Return `text` with control characters, bidirectional overrides and lone surrogates escaped."""
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def name_problem(name, max_length=200):
+    """Return what makes a class or image name from a file invalid, as a phrase, or None if it is valid."""
+    if not isinstance(name, str):
+        return f"it is {type(name).__name__}, not text"
+    if not name.strip():
+        return "it is empty"
+    if len(name) > max_length:
+        return f"it has {len(name):,} characters (at most {max_length} are allowed)"
+    return "it contains control characters or invalid Unicode" if _UNPRINTABLE.search(name) else None

@@ -1,0 +1,96 @@
+"""Files: write one as a whole or not at all, check one before it is read, and its hash."""
+
+import hashlib
+import os
+import re
+import stat
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+from secrets import token_hex
+
+from utils.errors import InputError
+
+_UNFINISHED = re.compile(r"\.writing-([0-9]+)-.*")  # .writing-<process id>-<random><suffix>
+
+
+@contextmanager
+def whole_file(path):
+    """Write a file so that it is complete under its name or not there at all, whenever the process ends.
+
+    Yields a temporary path beside `path`, with the same suffix. When the block succeeds, the temporary file is synced
+    to the disk and renamed to `path`; when it raises, the temporary file is removed and an earlier `path` stays. What a
+    killed process left in the folder is removed by the next process that writes there.
+
+    Raises:
+        InputError: the file can't be written.
+    """
+    path = Path(path)
+    target = Path(os.path.realpath(path))  # write through a link instead of replacing it
+    if target.exists() and not target.is_file():
+        raise InputError(f"{path}: not a regular file; choose another name")
+    temporary = target.with_name(f".writing-{os.getpid()}-{token_hex(4)}{target.suffix}")
+    try:
+        remove_unfinished(target.parent)
+        try:
+            yield temporary
+            _sync(temporary)
+            temporary.replace(target)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+    except OSError as error:
+        if error.filename not in (None, str(temporary), str(target)):  # about another file
+            raise
+        raise InputError(f"{path}: can't be written ({error.strerror or error})") from error
+    with suppress(OSError):  # Windows and some network drives can't sync a folder
+        _sync(target.parent)
+
+
+def _sync(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@lru_cache(maxsize=64)  # once for each folder, which may hold many files
+def remove_unfinished(folder):
+    """Remove the temporary files that killed processes left in a folder."""
+    with suppress(OSError):
+        for path in Path(folder).glob(".writing-*"):
+            match = _UNFINISHED.fullmatch(path.name)
+            if match and not _is_running(int(match[1])):
+                path.unlink()
+
+
+def _is_running(process_id):
+    if os.name != "posix":  # os.kill(id, 0) would end the process on Windows
+        return True
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+def check_regular(path):
+    """Raise OSError unless `path` is a regular file: reading a device or a pipe may never end."""
+    try:
+        regular = stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 (path may be a str)
+    except ValueError as error:  # a NUL in the name
+        raise OSError(22, "invalid file name", str(path)) from error
+    if not regular:
+        raise OSError(22, "not a regular file", str(path))
+
+
+def file_hash(path, algorithm="sha256"):
+    """Return the hash of a file as hexadecimal digits."""
+    state = hashlib.new(algorithm)
+    with Path(path).open("rb") as file:
+        while block := file.read(2**20):
+            state.update(block)
+    return state.hexdigest()

@@ -1,0 +1,149 @@
+"""The machine: devices and precision, signals, threads and memory."""
+
+import ctypes
+import signal
+import sys
+from contextlib import contextmanager, suppress
+
+import cv2
+import torch
+
+from utils.errors import InputError
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# What allocators of the CPU, oneDNN, OpenVINO, cuBLAS and cuDNN say when memory runs out; they raise a RuntimeError.
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "DefaultCPUAllocator",
+    "out of memory",
+    "bad_alloc",
+    "bad allocation",
+    "Failed to allocate memory",
+    "could not create a memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "unable to find an engine to execute this computation",
+)
+
+
+def choose_device(name):
+    """Return the torch.device for "auto" (CUDA if available, else CPU), "cpu", "cuda", "cuda:N" or "mps".
+
+    Raises:
+        InputError: the device does not exist.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"--device {name}: no such device; use auto, cpu, cuda or mps") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise InputError("--device cuda: CUDA is not available; use --device auto or cpu")
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise InputError(f"--device {name}: no such device (found {torch.cuda.device_count()} CUDA devices)")
+        if device.index is None:  # the current device differs between threads
+            return torch.device("cuda", torch.cuda.current_device())
+    elif device.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise InputError("--device mps: Metal is not available; use --device auto or cpu")
+    elif device.type != "cpu":
+        raise InputError(f"--device {name}: unsupported; use auto, cpu, cuda or mps")
+    return device
+
+
+def choose_precision(name, device):
+    """Return the torch.dtype for a name; "auto" is the fastest one that `device` computes in natively.
+
+    Raises:
+        InputError: the name is unknown.
+    """
+    if name in PRECISIONS:
+        return PRECISIONS[name]
+    if name != "auto":
+        raise InputError(f"--precision {name}: unknown; use auto, {', '.join(PRECISIONS)}")
+    if device.type == "cuda":  # bfloat16 has float32's range; VGG's activations can exceed float16's
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    return torch.bfloat16 if device.type == "cpu" and cpu_computes_bfloat16() else torch.float32
+
+
+def cpu_computes_bfloat16():
+    """Return whether the CPU multiplies in bfloat16 (AVX512_BF16 or AMX); without, bfloat16 is slower than float32."""
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(probe() for probe in (getattr(torch.cpu, name, None) for name in probes) if probe)
+
+
+def is_out_of_memory(error):
+    """Return whether an exception means that the memory of the computer or of the device ran out."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def keep_freed_memory():
+    """Make glibc keep freed memory instead of returning large blocks to the system.
+
+    Feature maps and images are allocated many times a second, and new pages have to be zeroed: that takes a twentieth
+    of the time of detection, a fifth of that of training a narrow network and a third of that of augmentation. Called
+    by the scripts and by loader workers, since it holds for the whole process.
+    """
+    mmap_max, trim_threshold = -4, -1  # names in malloc.h
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(mmap_max, 0)  # everything comes from the heap
+            mallopt(trim_threshold, 512 * 2**20)
+
+
+class StopSignals:
+    """A context in which Ctrl-C and SIGTERM only set `number`, so that the work in progress can be finished and saved.
+
+    A second signal raises KeyboardInterrupt. Outside the main thread signals are left alone.
+
+    Attributes:
+        number: number of the signal, 0 if there was none. True as a condition if there was one.
+    """
+
+    def __init__(self):
+        self.number = 0
+        self._previous = {}
+
+    def __bool__(self):
+        return self.number != 0
+
+    @property
+    def name(self):
+        """Name of the signal, such as SIGTERM."""
+        return signal.Signals(self.number).name
+
+    def __enter__(self):
+        with suppress(ValueError):  # not in the main thread
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._stop)
+        return self
+
+    def _stop(self, number, frame):
+        if self.number:
+            raise KeyboardInterrupt
+        self.number = number
+
+    def __exit__(self, *_):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def thread_counts(threads):
+    """Within it, OpenCV uses `threads` threads; afterwards PyTorch's and OpenCV's counts are as before.
+
+    PyTorch keeps its count per thread, and takes the last one set anywhere for threads that start later.
+    """
+    previous = torch.get_num_threads(), cv2.getNumThreads()
+    cv2.setNumThreads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(previous[0])
+        cv2.setNumThreads(previous[1])
