@@ -94,3 +94,7 @@ coco512 = SSDConfig(
 )
 
 CONFIGS = {config.name: config for config in (voc, coco, voc512, coco512)}
+
+
+def get_config(dataset, size):
+    return {("VOC", 300): voc, ("VOC", 512): voc512, ("COCO", 300): coco, ("COCO", 512): coco512}[dataset if dataset=="COCO" else "VOC", size]

@@ -122,3 +122,9 @@ def _evaluate_as_coco(pictures, ground_truth, scored):
     ]
     result = evaluate_coco(pictures.coco.content, coco_results(pictures, scored), category_ids, pictures.image_ids)
     return result, notes
+
+
+def detect_images(detector, paths, *, batch_size=8, show_progress=True):
+    from metrics.detect import detect_pictures
+    from utils.images import read_image
+    return detect_pictures(detector, paths, read_image, batch_size=batch_size, show_progress=show_progress)

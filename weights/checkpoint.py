@@ -46,6 +46,7 @@ class CheckpointInfo:
     channel_order: str = "RGB"
     mAP: float | None = None
     mAP_on: str = ""
+    threshold: float | None = None
     trained_with: str = ""
     path: Path | None = None
 
@@ -81,10 +82,10 @@ def save_checkpoint(path, net, info, half=False):
     if half:
         state = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
     stored = {field.name: getattr(info, field.name) for field in fields(info) if field.name not in ("config", "path")}
-    save_atomically({"format": FORMAT, "state_dict": state, "config": asdict(info.config), **stored}, path)
+    save_file({"format": FORMAT, "state_dict": state, "config": asdict(info.config), **stored}, path)
 
 
-def save_atomically(contents, path):
+def save_file(contents, path):
     """torch.save to a temporary name beside `path`, synced to the disk, renamed, and that synced as well.
 
     Raises:

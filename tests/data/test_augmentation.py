@@ -11,7 +11,8 @@ import slow_formulas as slow
 import torch
 from synthetic import make_voc
 
-from data import SSDAugmentation, VOCDetection, augmentation
+from data import SSDAugmentation, VOCDetection
+from utils import augmentations as augmentation
 from utils.augmentations import (
     Window,
     boxes_in_window,

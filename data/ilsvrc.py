@@ -1,0 +1,2 @@
+ILSVRC_ROOT = ""
+class ILSVRCDetection: pass
