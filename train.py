@@ -185,7 +185,7 @@ def main(args):
         state.check_folder(folder, args.resume, run)
         if resumed is None:
             if start:
-                network.load_fitting(net, start, say)
+                network.load_fitting(net, start, class_names, say)
             elif batch_norm:
                 say("base network, extra layers and heads initialized from scratch, with BatchNorm")
             else:

@@ -41,7 +41,7 @@ class Ranks:
         """Return whether `flag` is set on any rank. All ranks must call this at the same iteration."""
         if self.world == 1:
             return bool(flag)
-        flags = torch.tensor(float(flag))
+        flags = torch.tensor(float(bool(flag)))
         dist.all_reduce(flags, group=self.control)
         return bool(flags > 0)
 

@@ -1,6 +1,7 @@
 """The log of a run: progress bar, log.csv, TensorBoard, and curves.png at the end."""
 
 import csv
+import re
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from tqdm import tqdm
 from utils.errors import InputError
 from utils.files import whole_file
 
+NUMBER = re.compile(r"|[0-9]{1,15}(\.[0-9]+)?(e[-+]?[0-9]+)?", re.ASCII)  # as written here: without a sign
 COLUMNS = ("iteration", "lr", "loss_l", "loss_c", "positives", "mAP", "seconds")
 
 
@@ -132,11 +134,15 @@ def read_rows(path):
     """Return the complete rows of a log.csv as dictionaries of numbers (None for an empty cell)."""
     rows = []
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        for cells in csv.reader(line.replace("\0", "") for line in file):
-            with suppress(ValueError):  # the header, or a row that a crash cut off
-                values = [float(cell) if cell else None for cell in cells]
-                rows.append(dict(zip(COLUMNS, values, strict=True)))
+        for line in file:
+            if _is_row(cells := line.rstrip("\r\n").split(",")):
+                rows.append({name: float(cell) if cell else None for name, cell in zip(COLUMNS, cells, strict=True)})
     return rows
+
+
+def _is_row(cells):
+    """Return whether a row is complete: a crash may have cut it off."""
+    return len(cells) == len(COLUMNS) and all(NUMBER.fullmatch(cell) for cell in cells) and cells[0].isdecimal()
 
 
 def _keep_rows(path, first, drop_score):
@@ -146,7 +152,7 @@ def _keep_rows(path, first, drop_score):
         with path.open(newline="", encoding="utf-8", errors="replace") as file:
             for line in file:
                 cells = line.rstrip("\r\n").split(",")
-                if len(cells) != len(COLUMNS) or not cells[0].isdigit() or int(cells[0]) > first:
+                if not _is_row(cells) or int(cells[0]) > first:
                     continue
                 if not (drop_score and int(cells[0]) == first and not cells[1]):  # a score's row has no learning rate
                     lines.append(cells)

@@ -1,5 +1,6 @@
 """The network at the start of a run."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class Start:
         config: the SSDConfig, whose priors the weights were trained with; None if the file doesn't say.
         width: factor on the paper's channel counts; None if the file doesn't say.
         batch_norm: whether the weights include BatchNorm.
+        class_names: of the class heads; None if the file doesn't say.
     """
 
     path: Path
@@ -43,10 +45,12 @@ class Start:
     config: SSDConfig | None
     width: float | None
     batch_norm: bool
+    class_names: tuple[str, ...] | None
 
     def check(self, size, width):
         """Raise InputError unless the network that the flags ask for is that of the file."""
-        if (size, width) != (self.config.min_dim, self.width):
+        # Of a plain state dict the width is known up to the rounding of its channel counts.
+        if size != self.config.min_dim or not math.isclose(width, self.width, rel_tol=0.03):
             raise InputError(
                 f"{self.path}: an SSD{self.config.min_dim} of width {self.width:g} (found --size {size}, --width "
                 f"{width:g}); leave out --size and --width"
@@ -69,7 +73,8 @@ def read_start(name, contents=None):
         state, info = read_checkpoint(path)
         if info.channel_order == "BGR":  # training is in RGB: the first convolution takes the channels in that order
             state["vgg.0.weight"] = state["vgg.0.weight"].flip(1)
-        return Start(path, state, info.config, info.width, info.batch_norm)
+        class_names = info.class_names if "format" in contents else None
+        return Start(path, state, info.config, info.width, info.batch_norm, class_names)
     average = contents.get("average")
     weights = average if isinstance(average, dict) else contents.get("model")
     if not isinstance(weights, dict):
@@ -78,9 +83,10 @@ def read_start(name, contents=None):
     state = {str(key).removeprefix("module."): value for key, value in weights.items() if is_plain(value)}
     batch_norm = any(".bn." in key for key in state)
     if "config" not in contents:  # a state of an earlier version
-        return Start(path, state, None, None, batch_norm)
+        return Start(path, state, None, None, batch_norm, None)
     try:
-        return Start(path, state, SSDConfig(**contents["config"]), float(contents["run"]["width"]), batch_norm)
+        config, run = SSDConfig(**contents["config"]), contents["run"]
+        return Start(path, state, config, float(run["width"]), batch_norm, tuple(run["classes"]))
     except (TypeError, ValueError, LookupError) as error:
         raise InputError(f"{path}: damaged: its configuration can't be read ({error}); use another state") from error
 
@@ -90,14 +96,26 @@ def is_run_state(contents):
     return isinstance(contents, dict) and str(contents.get("format")).startswith("ssd-run-")
 
 
-def load_fitting(net, start, say):
+def load_fitting(net, start, class_names, say):
     """Load the tensors of `start` that fit, and print which ones are initialized from scratch.
+
+    Class heads are loaded class by class, by name, if the file says which classes they are for.
 
     Raises:
         InputError: the base network doesn't fit.
     """
     own = net.state_dict()
     fitting = {key: value for key, value in start.state_dict.items() if key in own and own[key].shape == value.shape}
+    if start.class_names not in (None, class_names):
+        known = [name for name in class_names if name in start.class_names]
+        theirs = [0, *(1 + start.class_names.index(name) for name in known)]  # and the background
+        ours = [0, *(1 + class_names.index(name) for name in known)]
+        for key in own.keys() & start.state_dict.keys():
+            if key.startswith("conf."):
+                value = start.state_dict[key].unflatten(0, (-1, 1 + len(start.class_names)))  # [boxes, classes, ...]
+                fitting[key] = own[key].clone()
+                fitting[key].unflatten(0, (-1, 1 + len(class_names)))[:, ours] = value[:, theirs].float()
+        say(f"classes known to {start.path}: {', '.join(known) or 'none'}")
     if not any(key.startswith("vgg.") for key in fitting):
         raise InputError(f"{start.path}: does not fit an SSD{net.size} of width {net.width}; leave out --width, --size")
     net.load_state_dict(fitting, strict=False)

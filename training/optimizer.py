@@ -66,7 +66,7 @@ def load_moments(optimizer, stored):
             if name == "step":  # a scalar; fused optimizers keep it on the device
                 step = torch.as_tensor(float(value), dtype=torch.float32)
                 own[name] = step.to(parameter.device) if optimizer.defaults["fused"] else step
-            elif value is None:  # SGD without momentum
+            elif value is None and name == "momentum_buffer":  # SGD without momentum
                 own[name] = None
             elif value.shape != parameter.shape:
                 raise ValueError("a moment's shape is not its parameter's")
