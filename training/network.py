@@ -6,7 +6,6 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from layers.modules import use_winograd
 from ssd import build_ssd
 from utils.errors import InputError
 from weights.catalogue import resolve
@@ -76,8 +75,6 @@ def bring_to(device, net, precision, width, compiled=False):
     """
     memory_format = training_memory_format(device, precision, width)
     net = net.to(device, memory_format=memory_format)
-    if device.type == "cpu" and precision == torch.float32 and not compiled:
-        use_winograd(net)
     return net, memory_format
 
 
