@@ -1,34 +1,25 @@
 """From frames in host memory to detections in host memory by way of a GPU, with a single wait in between.
 
-Frames go over as bytes, from memory that the device can read while the program goes on; they are resized there, and
-what comes back is one piece. For few pictures at a time, where launching hundreds of kernels takes longer than running
-them, network and Detect are one CUDA graph.
+Frames go over as bytes, from memory that the device can read while the program goes on; they are resized there.
 """
 
-import gc
-import sys
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import lru_cache
 from itertools import groupby
 from threading import Lock
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from data.transforms import averages_areas
 
-from .memory import is_out_of_memory
-
-GRAPHED = 16  # largest batch that is run as a CUDA graph: in larger ones the kernels take longer than their launch
-WARM_UPS = 3  # before a capture, as PyTorch's notes on CUDA graphs ask for
 PORTION = 64 * 2**20  # bytes of frames that are resized at a time; as float32 they are four times as many
 
 
 class DevicePath:
     """Frames to Detect's rows. May be called from several threads, which take turns.
 
-    Works on any device; pinned memory and graphs are CUDA's.
+    Works on any device; pinned memory is CUDA's.
 
     Args:
         engine: a TorchEngine.
@@ -45,9 +36,6 @@ class DevicePath:
         self._size = size
         self._cuda = self.device.type == "cuda"
         self._uploaded_from = Staging(self._cuda)
-        self._downloaded_to = Staging(self._cuda)
-        self._graphs = {}  # by batch size; None where it came once so far
-        self._pool = torch.cuda.graph_pool_handle() if self._cuda else None
         self._lock = Lock()
 
     @torch.inference_mode()
@@ -74,52 +62,12 @@ class DevicePath:
         return pictures[0] if len(pictures) == 1 else torch.cat(pictures)
 
     def _rows(self, pictures):
-        flat = self._download(self._run(pictures))
-        rows = flat[:-1].reshape(len(pictures), -1, self._detect.top_k, 5)
-        if flat[-1]:
-            return rows
-        return self._detect(*self._outputs(pictures), self._priors).cpu().numpy()  # NMS needs more rounds
+        return self._detect(*self._outputs(pictures), self._priors).cpu().numpy()
 
     def _outputs(self, pictures):
         """loc [B, P, 4] and class probabilities [B, P, C]."""
         loc, conf = self._engine.network(pictures)
         return loc, conf.softmax(dim=-1)
-
-    def _compute(self, pictures):
-        """Detect's rows, and behind them whether NMS came to its end (0 or 1): float32 [B * C * top_k * 5 + 1]."""
-        rows, settled = self._detect.without_a_look(*self._outputs(pictures), self._priors)
-        return torch.cat([rows.flatten(), settled.float()[None]])
-
-    def _run(self, pictures):
-        """`_compute`, as a CUDA graph from the second time on that a batch of this size comes, if it is small."""
-        batch = len(pictures)
-        if not self._cuda or batch > GRAPHED:
-            return self._compute(pictures)
-        if batch not in self._graphs:
-            self._graphs[batch] = None
-            return self._compute(pictures)
-        if self._graphs[batch] is None:
-            self._graphs[batch] = self._recorded(pictures)
-        return self._graphs[batch](pictures)
-
-    def _recorded(self, pictures):
-        """`_compute` as a Graph; itself, after a note, where this PyTorch or driver can't record it."""
-        try:
-            return Graph(self._compute, pictures, self._pool)
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
-            reason = str(error).strip().partition("\n")[0]
-            tqdm.write(f"note: detecting without a CUDA graph, as it can't be recorded: {reason:.200}", file=sys.stderr)
-            return self._compute
-
-    def _download(self, flat):
-        """To an array of the host, and wait for it: everything before has ended then."""
-        host = self._downloaded_to.room(flat.numel() * 4).view(torch.float32)
-        host.copy_(flat, non_blocking=True)
-        if self._cuda:
-            torch.cuda.current_stream().synchronize()
-        return host.numpy().copy()  # the memory is used again
 
 
 class Staging:
@@ -134,57 +82,6 @@ class Staging:
         if len(self._memory) < size:
             self._memory = torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=self._pinned)
         return self._memory[:size]
-
-
-class Graph:
-    """A function from a tensor to a tensor, recorded as a CUDA graph for inputs of one shape.
-
-    Args:
-        function: launches kernels, and looks at no value.
-        example: its input, of the shape to come.
-        pool: of torch.cuda.graph_pool_handle(). Graphs of one pool share memory: a result must have been read before
-            another one runs.
-
-    Raises:
-        RuntimeError: it can't be recorded.
-    """
-
-    _one_at_a_time = Lock()  # in the whole process: that is CUDA's rule
-
-    def __init__(self, function, example, pool):
-        self._input = example.clone()
-        self._graph = torch.cuda.CUDAGraph()
-        gc.collect()  # so that nothing is freed meanwhile
-        usual, aside = torch.cuda.current_stream(), torch.cuda.Stream()
-        with self._one_at_a_time, fastest_algorithms():
-            aside.wait_stream(usual)
-            try:
-                with torch.cuda.stream(aside):  # whatever is set up at a first call must not be recorded
-                    for _ in range(WARM_UPS):
-                        function(self._input)
-                way = {"pool": pool, "stream": aside, "capture_error_mode": "thread_local"}
-                with torch.cuda.graph(self._graph, **way):
-                    self._output = function(self._input)
-            finally:
-                torch.cuda.set_stream(usual)  # a recording that fails may leave another one
-            usual.wait_stream(aside)
-
-    def __call__(self, value):
-        """The function's result; its memory is used again by the next call."""
-        self._input.copy_(value)
-        self._graph.replay()
-        return self._output
-
-
-@contextmanager
-def fastest_algorithms():
-    """Within it cuDNN times its algorithms for each new shape, and takes the fastest."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
 
 
 def resize(frames, size):

@@ -3,7 +3,6 @@
 import torch
 
 from data.transforms import to_input
-from layers.modules import use_winograd
 
 
 class TorchEngine:
@@ -17,8 +16,6 @@ class TorchEngine:
 
     def __init__(self, net, info, device, dtype):
         self.net = net.to(device, dtype, memory_format=torch.channels_last)
-        if device.type == "cpu" and dtype == torch.float32:
-            use_winograd(self.net, frozen=True)
         self.channel_order = info.channel_order
         self.device = device
         self.dtype = dtype
