@@ -81,30 +81,24 @@ class TestBoxesAndPixels:
         assert checked > 200
         assert numbers == {1, 2, 3}
 
-    def test_invariants(self):
-        image = random_image(80, 60)
+    @pytest.mark.parametrize("size", [(80, 60), (1, 1), (1, 400), (400, 1), (2, 3)])
+    def test_invariants(self, size):
+        image = random_image(*size)
         before = image.copy()
-        for seed in range(300):
+        for seed in range(100):
             generator = rng(seed)
             boxes = random_boxes(generator, generator.integers(0, 8))
             labels = generator.integers(0, 20, len(boxes)).astype(np.float32)
             copy = boxes.copy()
             out, found, kept = SSDAugmentation(64, MEAN, rng=generator)(image, boxes, labels)
             assert (out.shape, out.dtype, found.dtype) == ((64, 64, 3), np.float32, np.float32)
+            assert np.isfinite(out).all()
             assert min(1, len(boxes)) <= len(found) == len(kept) <= len(boxes)
             assert ((found >= 0) & (found <= 1)).all()
             assert (found[:, 2:] > found[:, :2]).all()
             assert set(kept) <= set(labels)
             assert np.array_equal(boxes, copy)
         assert np.array_equal(image, before)
-
-    def test_tiny_and_extreme_images(self):
-        for (height, width), seed in itertools.product(((1, 1), (1, 400), (400, 1), (2, 3)), range(20)):
-            image = np.full((height, width, 3), 200, np.uint8)
-            out, boxes, _ = SSDAugmentation(64, MEAN, rng=rng(seed))(image, [[0, 0, 1, 1]], np.zeros(1))
-            assert out.shape == (64, 64, 3)
-            assert np.isfinite(out).all()
-            assert (boxes[:, 2:] > boxes[:, :2]).all()
 
 
 class TestGeometry:
@@ -120,9 +114,10 @@ class TestGeometry:
                 dropped += not stays
         assert dropped > 250
 
-    @pytest.mark.parametrize("limit", [0.1, 0.5, 0.9])
-    def test_the_overlap_limit_is_enforced(self, monkeypatch, limit):
-        """The reference draws the limit and then ignores it."""
+    @pytest.mark.parametrize("limit", [0.1, 0.3, 0.5, 0.7, 0.9])
+    def test_the_overlap_limits_are_enforced(self, monkeypatch, limit):
+        """The reference leaves out 0.5, and ignores the limit that it draws."""
+        assert augmentations.CROP_LIMITS == (0.1, 0.3, 0.5, 0.7, 0.9, None)
         monkeypatch.setattr(augmentations, "CROP_LIMITS", (limit,))
         generator, crops = rng(0), 0
         for _ in range(200):
@@ -147,12 +142,9 @@ class TestGeometry:
         crops = [window for window in windows if window != CANVAS]
         assert 0.82 < len(crops) / 2000 < 0.89  # 6 of 7 choices
         x, y, width, height = np.array([(w.x, w.y, w.width, w.height) for w in crops]).T
-        assert min(x.min(), y.min()) >= 0
-        assert ((x + width).max() <= 400, (y + height).max() <= 300) == (True, True)
-        assert 120 <= width.min() < 130
-        assert 90 <= height.min() < 100
-        assert 0.5 <= (height / width).min() < 0.53
-        assert 1.9 < (height / width).max() <= 2
+        assert min(x.min(), y.min()) >= 0 and (x + width).max() <= 400 and (y + height).max() <= 300
+        assert 120 <= width.min() < 130 and 90 <= height.min() < 100
+        assert 0.5 <= (height / width).min() < 0.53 and 1.9 < (height / width).max() <= 2
         assert_uniform(x / (400 - width), 0, 1, 0.05)
 
     @pytest.mark.parametrize("smallest", [0.7, 1.0])
@@ -329,8 +321,7 @@ class TestColors:
         assert 1200 < len(hsv) < 2000  # a quarter, and some by chance
         hue = (hsv[:, 0] * 360 + 180) % 360 - 180
         ratio = hsv[:, 1] / colorsys.rgb_to_hsv(180, 100, 100)[1]
-        assert 16 < hue.max() < 20
-        assert -20 < hue.min() < -16
+        assert 16 < hue.max() < 20 and -20 < hue.min() < -16
         assert 0.46 < (abs(hue) > 0.9).mean() / 0.95 < 0.58
         assert abs(np.quantile(ratio, [0.01, 0.99]) - [0.52, 1.48]).max() < 0.03
         assert 0.44 < (abs(ratio - 1) > 0.02).mean() / 0.96 < 0.58
@@ -347,10 +338,3 @@ class TestColors:
         orders = [tuple(np.argsort(distort(pixel, generator, probability)[0, 0])) for _ in range(2000)]
         assert abs(np.mean([order != (0, 1, 2) for order in orders]) - share) <= (0.04 if share else 0)
         assert len(set(orders)) == (6 if share else 1)
-
-    def test_all_pixels_change_alike(self):
-        image = np.repeat(random_image(7, 1), 5, axis=0)
-        for seed in range(20):
-            out = distort(image, rng(seed))
-            assert (out == out[:1]).all()
-            assert (out.shape, out.dtype) == (image.shape, np.uint8)

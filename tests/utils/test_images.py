@@ -1,10 +1,6 @@
 """Images: read from any file that claims to be one, and written."""
 
-import os
-import subprocess
-import sys
 import tracemalloc
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,8 +9,6 @@ from PIL import Image
 
 from utils.errors import InputError
 from utils.images import IMAGE_SUFFIXES, decode_image, is_image, read_bgr, read_image, write_image
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -32,15 +26,14 @@ def test_lossless_formats_keep_every_pixel(tmp_path, image, name):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-@pytest.mark.parametrize("suffix", [suffix for suffix in IMAGE_SUFFIXES if suffix not in (".png", ".bmp", ".ppm")])
+@pytest.mark.parametrize("suffix", [*IMAGE_SUFFIXES, ".gif"])
 def test_other_formats_come_close(tmp_path, image, suffix):
-    write_image(tmp_path / f"a{suffix.upper()}", image)
-    assert np.abs(read_image(tmp_path / f"a{suffix.upper()}").astype(int) - image).mean() < 4
-
-
-def test_formats_that_opencv_lacks(tmp_path, image):
-    Image.fromarray(image).save(tmp_path / "a.gif")
-    assert np.abs(read_image(tmp_path / "a.gif").astype(int) - image).mean() < 8  # 256 colors
+    path = tmp_path / f"a{suffix.upper()}"
+    if suffix == ".gif":  # OpenCV may lack it; 256 colors
+        Image.fromarray(image).save(path)
+    else:
+        write_image(path, image)
+    assert np.abs(read_image(path).astype(int) - image).mean() < (8 if suffix == ".gif" else 4)
 
 
 @pytest.mark.parametrize(
@@ -83,29 +76,13 @@ PNG = b"\x89PNG\r\n\x1a\n"
     ids=lambda value: str(value)[:30],
 )
 def test_unreadable_images_are_named(tmp_path, content, words):
-    path = tmp_path / "bad.jpg"
+    path = tmp_path / ("bad\0.jpg" if content is None else "bad.jpg")
     if content is not None:
         path.write_bytes(content)
     for read in (read_image, read_bgr):
         with pytest.raises(InputError, match=words) as caught:
             read(path)
         assert str(caught.value).startswith(f"{path}: ")
-
-
-def test_a_name_that_no_file_can_have_and_a_folder_are_named(tmp_path):
-    for path in ("bad\0.jpg", tmp_path):
-        with pytest.raises(InputError, match="can't be read"):
-            read_image(path)
-
-
-def test_the_limit_of_pixels_can_be_changed(tmp_path, image):
-    write_image(tmp_path / "a.png", image)
-    script = f"from utils.images import read_image; print(read_image({str(tmp_path / 'a.png')!r}).shape)"
-    for pixels, words in (("3071", "more than 3071 pixels; if you trust it, set"), ("3072", "(48, 64, 3)")):
-        environment = {**os.environ, "OPENCV_IO_MAX_IMAGE_PIXELS": pixels}
-        command = [sys.executable, "-c", script]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        assert words in done.stdout + done.stderr
 
 
 def test_an_image_is_in_memory_only_once(tmp_path):
