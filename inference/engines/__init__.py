@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from inference import devices
 from inference.engines import onnxruntime_engine, openvino_engine
 from inference.engines.packages import require
 from inference.engines.torch_engine import TorchEngine
+from utils import system as devices
 from utils.errors import InputError
 
 ENGINES = ("torch", "onnxruntime", "openvino")
