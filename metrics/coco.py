@@ -17,14 +17,10 @@ FIGURES = (
 
 
 def evaluate_coco(annotations, results, category_ids, image_ids):
-    """Compute COCO's figures for the given categories and images.
+    """Return COCO's figures by name, and by class name {"AP": ..., "AP50": ...}; NaN without ground truth.
 
-    Args:
-        annotations: content of an instances JSON, whose annotations may lack id, area and iscrowd.
-        results: list of dicts with image_id, category_id, bbox and score.
-
-    Returns:
-        The figures by name, and by class name {"AP": ..., "AP50": ...}; NaN without ground truth.
+    annotations: content of an instances JSON, whose annotations may lack id, area and iscrowd. results: list of dicts
+    with image_id, category_id, bbox and score. Other categories and images than the given ones are left out.
     """
     with redirect_stdout(StringIO()):  # pycocotools prints its progress
         truth = COCO()
@@ -39,12 +35,11 @@ def evaluate_coco(annotations, results, category_ids, image_ids):
         evaluation.accumulate()
         evaluation.summarize()
     name_of = {category["id"]: category["name"] for category in annotations["categories"]}
-    names = [name_of[category] for category in evaluation.params.catIds]
     # [IoU thresholds, recall levels, classes, areas, detection limits]; -1 without ground truth.
     precision = evaluation.eval["precision"][..., 0, -1]
     classes = {
-        name: {"AP": _figure(precision[:, :, place].mean()), "AP50": _figure(precision[0, :, place].mean())}
-        for place, name in enumerate(names)
+        name_of[key]: {"AP": _figure(precision[:, :, place].mean()), "AP50": _figure(precision[0, :, place].mean())}
+        for place, key in enumerate(evaluation.params.catIds)
     }
     return dict(zip(FIGURES, map(_figure, evaluation.stats), strict=True)), classes
 
@@ -82,9 +77,7 @@ def results_from_arrays(detections, image_ids, category_ids):
 
 def _complete(number, row):
     """Add what pycocotools takes for granted to an annotation, numbered from 1: it takes id 0 for no object."""
-    area = row.get("area")
-    if not isinstance(area, int | float):
-        area = row["bbox"][2] * row["bbox"][3]
+    area = row["area"] if isinstance(row.get("area"), int | float) else row["bbox"][2] * row["bbox"][3]
     return {**row, "id": number, "area": area, "iscrowd": int(bool(row.get("iscrowd")))}
 
 

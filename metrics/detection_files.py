@@ -33,9 +33,7 @@ def classes_with_files(folder, split):
     names = sorted(unquote(path.name[len(prefix) : -len(".txt")]) for path in folder.glob(f"{escape(prefix)}*.txt"))
     for name in names:
         if problem := name_problem(name):
-            raise InputError(
-                f"{folder / f'{prefix}{name}.txt'}: not a class name, {problem}; rename or remove the file"
-            )
+            raise InputError(f"{folder}: {prefix}{name}.txt is not of a class, {problem}; rename or remove it")
     if not names:
         others = sorted({path.name.split("_")[1] for path in folder.glob("det_*_*.txt")})
         hint = f"; it has files of split {', '.join(others[:5])} (--split)" if others else ""
@@ -47,8 +45,7 @@ def read_detection_files(folder, split, ids, class_names):
     """Read all detection files of a split with the given image ids and annotated classes.
 
     Returns:
-        Names of the classes with annotations or a file, sorted; DetectionArrays whose labels index them; notes about
-        classes without a file and about other images, whose detections are left out.
+        Sorted names of the classes with annotations or a file; DetectionArrays whose labels index them; notes.
 
     Raises:
         InputError: a line is not an id and five finite numbers, or all files are of other classes or images.
@@ -98,9 +95,7 @@ def _read_file(path):
     numbers = _as_numbers(rows)
     if numbers is None:
         number = next(n for n, line in enumerate(lines) if line.strip() and _as_numbers([line.split()]) is None)
-        raise InputError(
-            f"{path}, line {number + 1}: found {lines[number]!r:.80}, expected an image id and five finite numbers"
-        )
+        raise InputError(f"{path}, line {number + 1}: not an image id and five finite numbers: {lines[number]!r:.80}")
     return [row[0] for row in rows], numbers
 
 

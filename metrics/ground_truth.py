@@ -41,16 +41,13 @@ class EvaluationSet:
         Raises InputError if there are no objects of these classes, or difficult ones only.
         """
         label_of = {name: label for label, name in enumerate(class_names)}
-        new_labels = np.array([label_of.get(name, -1) for name in self.class_names], dtype=np.int64)
-        labels = new_labels[self.objects.labels]
+        labels = np.array([label_of.get(name, -1) for name in self.class_names], np.int64)[self.objects.labels]
         known = labels >= 0
         if not (known & ~self.objects.difficult).any():
-            raise InputError(
-                f"{self.title}: no objects of the classes to score ({_first(class_names)}); "
-                f"the annotated classes are {_first(self.class_names) or 'none'}"
-            )
-        others = Counter(self.class_names[label] for label in self.objects.labels[~known].tolist())
-        others = [f"{name} ({number})" for name, number in others.most_common()]
+            annotated = _first(self.class_names) or "nothing"
+            raise InputError(f"{self.title}: no objects of {_first(class_names)}; annotated: {annotated}")
+        counts = Counter(self.class_names[label] for label in self.objects.labels[~known].tolist())
+        others = [f"{name} ({number})" for name, number in counts.most_common()]
         notes = note("left out the objects of {} outside the class list", "class name", others)
         return replace(self.objects.take(known), labels=labels[known]), notes
 

@@ -31,7 +31,7 @@ nav span, .quiet { color: #707070; }
 figure img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: #ececec; }
 figcaption { padding: .4rem .6rem .5rem; font-size: .85rem; overflow-wrap: anywhere; }
 .key { display: inline-block; box-sizing: border-box; width: .9em; height: .9em; border: 3px solid;
-       margin: 0 .2em 0 .6em; vertical-align: -.1em; }
+       margin: 0 .3em 0 0; vertical-align: -.1em; }
 """
 
 
@@ -72,8 +72,9 @@ def find_mistakes(result, detections, ground_truth, threshold, most=6):
         for place in false[:most]:
             detection = detections.take(each.rows[[place]])
             reason = _why_false(detection, each, place, ground_truth, result.rule, names)
-            own = ground_truth.boxes[objects & (ground_truth.images == detection.images[0])]
-            mistakes.append(Mistake(False, detection.images[0], detection.boxes[0], reason, own, np.empty((0, 4))))
+            image, box, none = detection.images[0], detection.boxes[0], np.empty((0, 4))
+            own = ground_truth.boxes[objects & (ground_truth.images == image)]
+            mistakes.append(Mistake(False, image, box, reason, own, none))
         for row in missed[:most]:
             image, box = ground_truth.images[row], ground_truth.boxes[row]
             nearby = confident.take(confident.images == image)
@@ -88,21 +89,19 @@ def find_mistakes(result, detections, ground_truth, threshold, most=6):
 
 def _why_false(detection, of_class, place, ground_truth, rule, names):
     (iou,), (nearest,) = best_overlaps(detection, ground_truth, rule)
-    if of_class.iou[place] >= 0.5:
-        reason = "second detection of an object"
-    elif iou >= 0.5:
-        reason = f"on {names[ground_truth.labels[nearest]]}"
-    elif of_class.iou[place] >= _NEAR:
-        reason = f"badly placed: IoU {of_class.iou[place]:.2f}"
-    else:
-        reason = f"no {of_class.name} there"
+    own_iou = of_class.iou[place]
+    reason = f"badly placed: IoU {own_iou:.2f}" if own_iou >= _NEAR else f"no {of_class.name} there"
+    if iou >= 0.5:
+        reason = "second detection of an object" if own_iou >= 0.5 else f"on {names[ground_truth.labels[nearest]]}"
     return f"{detection.scores[0]:.2f}: {reason}"
 
 
 def _why_missed(found_at, others, names):
     reason = f"found only at {found_at:.2f}" if found_at else "never found"
-    best = others.scores.argmax() if len(others) else None
-    return reason if best is None else f"{reason}; taken for {names[others.labels[best]]} ({others.scores[best]:.2f})"
+    if not len(others):
+        return reason
+    best = others.scores.argmax()
+    return f"{reason}; taken for {names[others.labels[best]]} ({others.scores[best]:.2f})"
 
 
 def write_mistakes_page(path, evaluation, headline, class_ap):
@@ -123,32 +122,24 @@ def write_mistakes_page(path, evaluation, headline, class_ap):
         for is_missed, heading in enumerate(("False positives, highest score first", "Missed objects, worst first")):
             if row := [cards[id(one)] for one in found if one.missed == is_missed]:
                 sections += [f'<h3>{heading}</h3>\n<div class="row">', *row, "</div>"]
+    texts = ("false positive", "object of the class (thick: a missed one)", "detection near a missed object")
+    key = '<span class="key" style="border-color: rgb{}"></span>{}'
+    legend = "&emsp;".join(key.format(color, text) for color, text in zip((FALSE, TRUTH, OTHER), texts, strict=True))
     page = f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
+<html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Mistakes: {title}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<h1>Mistakes: {title}</h1>
+<style>{_STYLE}</style></head>
+<body><h1>Mistakes: {title}</h1>
 <p>{headline} · {count(len(images.ids), "image")}</p>
-<p>Detections have a score above {evaluation.threshold:.2f}, which gives the best mean F1
-({evaluation.mean_f1:.3f}).</p>
-<p>{_key(FALSE)}false positive {_key(TRUTH)}object of the class (thick: a missed one)
-{_key(OTHER)}detection near a missed object</p>
+<p>Detections above score {evaluation.threshold:.2f}, which gives the best mean F1 ({evaluation.mean_f1:.3f})</p>
+<p>{legend}</p>
 <nav>{"".join(links) or "No mistakes."}</nav>
 {chr(10).join(sections)}
-</body>
-</html>
+</body></html>
 """
     with whole_file(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
-
-
-def _key(color):
-    return f'<span class="key" style="border-color: rgb{color}"></span>'
 
 
 def _card(mistake, crop, image_id):

@@ -88,9 +88,9 @@ def write_detections(folder, images, scored):
 
 
 def write_report(folder, evaluation, details):
-    """Write pr_curves.png, mistakes.html (if there are image files) and, last, results.json; returns its content.
+    """Write pr_curves.png, mistakes.html (if there are image files) and, last, results.json, with `details` in it.
 
-    details: what results.json holds besides the figures.
+    Returns the content of results.json.
     """
     images, shown = evaluation.images, columns(evaluation)
     _, rule, mean, ap = shown[0]
@@ -117,18 +117,12 @@ def write_report(folder, evaluation, details):
 
 
 def _voc_figures(result):
-    classes = {
-        each.name: {
-            "AP_11_points": each.ap_11,
-            "AP_area": each.ap_area,
-            "objects": each.objects,
-            "difficult": each.difficult,
-            "detections": len(each.rows),
-        }
-        for each in result.classes
-    }
-    means = {"mAP_11_points": result.mean_ap_11, "mAP_area": result.mean_ap_area}
-    return {**means, "left_out_without_ground_truth": result.left_out, "classes": classes}
+    figures = {"mAP_11_points": result.mean_ap_11, "mAP_area": result.mean_ap_area}
+    figures |= {"left_out_without_ground_truth": result.left_out, "classes": {}}
+    for each in result.classes:
+        of_class = {"AP_11_points": each.ap_11, "AP_area": each.ap_area, "objects": each.objects}
+        figures["classes"][each.name] = {**of_class, "difficult": each.difficult, "detections": len(each.rows)}
+    return figures
 
 
 def _write_curves(path, evaluation, headline, ap):

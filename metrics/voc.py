@@ -10,7 +10,6 @@ from 0) plus 1. The field has two rules:
 """
 
 from dataclasses import dataclass, fields
-from types import MappingProxyType
 
 import numpy as np
 
@@ -28,14 +27,11 @@ class Rule:
     recall_levels: np.ndarray
 
 
-RULES = MappingProxyType(
-    {
-        "reference": Rule("reference", -1.0, 0.0, True, np.arange(0.0, 1.1, 0.1)),
-        "devkit": Rule("devkit", 0.0, 1.0, False, np.arange(11) / 10),
-    }
-)
+RULES = {
+    "reference": Rule("reference", -1.0, 0.0, True, np.arange(0.0, 1.1, 0.1)),
+    "devkit": Rule("devkit", 0.0, 1.0, False, np.arange(11) / 10),
+}
 PLAIN = Rule("plain", 0.0, 0.0, False, np.arange(11) / 10)  # for boxes with fractions of pixels, such as COCO's
-
 
 _DTYPES = {"images": np.int64, "labels": np.int64, "scores": np.float64, "difficult": bool, "boxes": np.float64}
 
@@ -111,12 +107,11 @@ def evaluate_detections(detections, ground_truth, class_names, rule="reference")
     without objects, or with difficult ones only, is left out of the mean.
     """
     rule = RULES[rule] if isinstance(rule, str) else rule
-    labels = range(len(class_names))
-    classes = tuple(_evaluate_class(detections, ground_truth, label, class_names[label], rule) for label in labels)
+    classes = [_evaluate_class(detections, ground_truth, label, name, rule) for label, name in enumerate(class_names)]
     ap = [(result.ap_11, result.ap_area) for result in classes if result.objects]
     mean_ap_11, mean_ap_area = np.mean(ap, axis=0).tolist() if ap else (np.nan, np.nan)
     left_out = tuple(result.name for result in classes if not result.objects)
-    return VOCResult(rule, mean_ap_11, mean_ap_area, classes, left_out)
+    return VOCResult(rule, mean_ap_11, mean_ap_area, tuple(classes), left_out)
 
 
 def _evaluate_class(detections, ground_truth, label, name, rule):
@@ -139,7 +134,7 @@ def best_threshold(detections, ground_truth, class_names):
 
     Matches are those of the reference rule; difficult objects count neither way. Thresholds are 0.00, 0.01 ... 0.99,
     and detections count whose score is greater, compared in float32 as Detect does: the F1 holds for the threshold as
-    it is printed. Of several best thresholds it is the middle one. Without ground truth both are NaN.
+    it is printed. Of several best thresholds it is the middle one. Without ground truth F1 is NaN.
     """
     thresholds = np.arange(100) / 100
     f1 = []
@@ -150,10 +145,8 @@ def best_threshold(detections, ground_truth, class_names):
             found = np.append(0, np.cumsum(result.outcome == TRUE_POSITIVE))[kept]
             wrong = np.append(0, np.cumsum(result.outcome == FALSE_POSITIVE))[kept]
             f1.append(2 * found / (found + wrong + result.objects))
-    if not f1:
-        return np.nan, np.nan
-    mean = np.mean(f1, axis=0)
-    best = np.flatnonzero(mean == mean.max())
+    mean = np.mean(f1, axis=0) if f1 else np.full(100, np.nan)
+    best = np.flatnonzero(mean == mean.max()) if f1 else [0]
     return float(thresholds[best[len(best) // 2]]), float(mean.max())
 
 
