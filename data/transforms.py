@@ -35,6 +35,37 @@ def resize(image, size):
     return cv2.resize(image, (size, size), interpolation=way)
 
 
+def resize_on_device(image, size):
+    """Resize as `resize` does, on the image's device and without synchronizing; pixels differ by at most 1.
+
+    Args:
+        image: uint8 tensor [H, W, 3].
+        size: side in pixels.
+
+    Returns:
+        uint8 tensor [size, size, 3]; the image itself if it has that size.
+    """
+    height, width = image.shape[:2]
+    if (height, width) == (size, size):
+        return image
+    by_area = averages_areas(height, width, size)
+    rows, columns = (_resize_matrix(length, size, by_area, image.device) for length in (height, width))
+    resized = rows @ image.permute(2, 0, 1).float() @ columns.T
+    return resized.round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0)
+
+
+def _resize_matrix(length, size, by_area, device):
+    """Return the share of each of `length` pixels in each of `size` pixels: float32 [size, length]."""
+    scale = length / size
+    old = torch.arange(length, device=device, dtype=torch.float64)
+    new = torch.arange(size, device=device, dtype=torch.float64)[:, None]
+    if by_area:  # the mean of what a new pixel covers
+        covered = torch.minimum(old + 1, (new + 1) * scale) - torch.maximum(old, new * scale)
+        return (covered.clamp(min=0) / scale).float()
+    center = ((new + 0.5) * scale - 0.5).clamp(0, length - 1)  # between the two old pixels nearest to its center
+    return (1 - (old - center).abs()).clamp(min=0).float()
+
+
 def to_input(pictures, channel_order="RGB", dtype=torch.float32, memory_format=torch.channels_last):
     """Turn resized pictures into the network's input, on the device that they lie on.
 

@@ -1,28 +1,36 @@
-"""Detector: uint8 RGB frames of any size in, boxes in pixels with scores and names out."""
+"""Detector: images in, boxes in pixels with scores and names out."""
 
+import copy
 from dataclasses import dataclass
+from os import PathLike
 
 import numpy as np
 import torch
+from PIL import Image
 
-from data.transforms import resize
-from inference.device_path import DevicePath
-from inference.engines import choose
-from inference.memory import WithinMemory
+from data.transforms import resize, resize_on_device, to_input
+from inference.openvino import OpenVINONetwork, choose_openvino_precision
+from inference.winograd import use_winograd
 from layers.functions import Detect
+from utils.errors import InputError
+from utils.images import read_image
+from utils.system import choose_device, choose_precision, is_out_of_memory
+from weights.catalogue import resolve
+from weights.checkpoint import load_network
 
-LARGEST = 1e9  # pixels; a corner beyond that is no box's
+ENGINES = ("torch", "openvino")
+DEFAULT_THRESHOLD = 0.6
+LARGEST = 1e9  # pixels; a box with a corner beyond that is dropped
 
 
 @dataclass(frozen=True)
 class Detections:
-    """What was found in one picture, best first.
+    """The detections in one image, sorted by descending score.
 
     Attributes:
-        boxes: float32 [N, 4], corners x1, y1, x2, y2 in pixels, clipped to the picture (unless the Detector
-            was told not to).
-        scores: float32 [N], descending.
-        labels: int64 [N], index into the detector's class_names (no background).
+        boxes: float32 [N, 4], corners x1, y1, x2, y2 in pixels, clipped to the image (see Detector's `clip`).
+        scores: float32 [N].
+        labels: int64 [N], indices into the detector's class_names (without background).
         names: list of N class names.
     """
 
@@ -35,33 +43,33 @@ class Detections:
         return len(self.scores)
 
     def of_classes(self, labels):
-        """Only those whose label is one of `labels`: Detections."""
+        """Return the Detections whose label is one of `labels`."""
         keep = np.flatnonzero(np.isin(self.labels, list(labels)))
         return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], [self.names[i] for i in keep])
 
 
 class Detector:
-    """An SSD with all that belongs to it: preprocessing, channel order, device, precision, class names.
-
-    May be called from several threads at once. Where a batch doesn't fit into memory, it goes on with smaller ones, and
-    says so on stderr.
+    """An SSD with its preprocessing and postprocessing. Can be called from several threads.
 
     Args:
-        weights: checkpoint, a path or a name of the catalogue; None takes the best that lies here (see weights/).
-        device: "auto" (CUDA where there is one, else the CPU), "cpu", "cuda", "cuda:1", "mps".
-        precision: "float32", "bfloat16", "float16", "int8" or "auto": bfloat16 on CPUs and CUDA devices that compute
-            in it, float16 on other CUDA devices, else float32. Boxes and scores are computed in float32 from the
-            network's outputs in any case. "int8" is for engine "openvino" and costs a little accuracy.
-        threshold: least score of a detection.
-        top_k: most detections of a class; as many enter non-maximum suppression.
-        keep_top_k: most detections of a picture, over all classes; all unless given.
-        clip: cut boxes to the picture; the published figures were measured on boxes as they come.
-        engine: what runs the network, "torch", or on the CPU "onnxruntime" (float32) or "openvino" (all but float16);
-            these two need requirements-engines.txt. They take as many threads as PyTorch is set to use.
-        calibration: for "int8", folder of pictures like those to come; frames of the bundled clip unless given.
+        weights: path of a checkpoint, or name of one in the catalogue; None is the best one here (see weights/).
+        device: "auto" (CUDA if available, else CPU), "cpu", "cuda", "cuda:1" or "mps".
+        precision: "float32", "bfloat16", "float16", "int8" (only engine "openvino", costs a little accuracy) or "auto",
+            the fastest floating-point one that the device computes in. Boxes and scores are always float32.
+        threshold: minimum score of a detection; None is the checkpoint's own threshold, else 0.6.
+        top_k: maximum number of detections per class; as many enter non-maximum suppression.
+        keep_top_k: maximum number of detections per image; None is no limit.
+        clip: clip boxes to the image. Published mAP was measured without.
+        engine: "torch", or on CPU "openvino" (requirements-engines.txt).
+        calibration: folder of images to calibrate int8 with; None is frames of the bundled clip.
+        compile: run the network through torch.compile: faster once compiled, which takes about a minute.
+
     Attributes:
-        net, info (CheckpointInfo), class_names, device, dtype (torch.int8 for "int8"), engine.
-    Raises InputError where the checkpoint can't be used, there is no such device, or a package is missing.
+        net, info (CheckpointInfo), class_names, device, dtype (torch.int8 for "int8"), engine, size (side of the
+        network's input), threshold, description.
+
+    Raises:
+        InputError: the checkpoint is not usable, the device does not exist, or a package is missing.
     """
 
     def __init__(
@@ -69,113 +77,164 @@ class Detector:
         weights=None,
         device="auto",
         precision="auto",
-        threshold=0.6,
+        threshold=None,
         top_k=200,
         *,
         keep_top_k=None,
         clip=True,
         engine="torch",
         calibration=None,
+        compile=False,
     ):
-        from weights.catalogue import resolve
-        from weights.checkpoint import load_network
-
-        choice = choose(engine, device, precision, calibration)  # before the weights: it mustn't wait for a download
-        self._set_up(*load_network(resolve(weights)), choice, threshold, top_k, keep_top_k, clip)
-
-    @classmethod
-    def of_network(
-        cls,
-        net,
-        info,
-        device="cpu",
-        precision="auto",
-        threshold=0.6,
-        top_k=200,
-        *,
-        keep_top_k=None,
-        clip=True,
-        engine="torch",
-        calibration=None,
-    ):
-        """A Detector of a network at hand (an SSD without BatchNorm, taken over) and its CheckpointInfo."""
-        detector = cls.__new__(cls)
-        choice = choose(engine, str(device), precision, calibration)
-        detector._set_up(net, info, choice, threshold, top_k, keep_top_k, clip)
-        return detector
-
-    def _set_up(self, net, info, choice, threshold, top_k, keep_top_k, clip):
-        if not 0 <= threshold < 1:
-            raise ValueError(f"threshold must lie in [0, 1), not {threshold}")
+        # First, because `resolve` may download a file.
+        self.device, self.dtype = _choose(engine, device, precision, calibration, compile)
+        net, info = weights if isinstance(weights, tuple) else load_network(resolve(weights))
+        if threshold is None:
+            threshold = getattr(info, "threshold", None)
+        self.threshold = DEFAULT_THRESHOLD if threshold is None else threshold
+        if not 0 <= self.threshold < 1:
+            raise ValueError(f"threshold must be in [0, 1), not {threshold}")
         self.info = info
+        self.class_names = tuple(info.class_names)
+        self.size = net.size
         self.clip = clip
-        self.device = choice.device
-        self.dtype = choice.dtype
-        self.engine = choice.engine
-        self.class_names = tuple(self.info.class_names)
-        # The priors stay in float32: half precision can't tell neighbouring cells apart.
+        self.engine = engine
+        # The priors stay in float32: half precision can't represent their positions.
         self._priors = net.priors.to(self.device, torch.float32)
-        self._run = choice.make(net, info)
-        self.net = net
-        self._within_memory = WithinMemory(self._detect_batch)
         self._detect = Detect(
             net.num_classes,
             top_k=top_k,
-            conf_thresh=threshold,
+            conf_thresh=self.threshold,
             nms_thresh=net.detect.nms_thresh,
             variance=net.detect.variance,
             keep_top_k=keep_top_k,
         )
-        cuda = self.device.type == "cuda"
-        self._rows_of = DevicePath(self._run, self._detect, self._priors, self.size) if cuda else self._rows_on_host
+        if engine == "openvino":
+            self.net = net
+            self._raw = OpenVINONetwork(net, self.dtype, info.channel_order, calibration)
+        else:
+            self.net = net.to(self.device, self.dtype, memory_format=torch.channels_last)
+            if self.device.type == "cpu" and self.dtype == torch.float32 and not compile:
+                use_winograd(self.net)
+            self._raw = torch.compile(self.net.raw) if compile else self.net.raw
 
-    @property
-    def size(self):
-        """Side of the network's input in pixels."""
-        return self.info.config.min_dim
+    @classmethod
+    def of_network(cls, net, info, device="cpu", *args, **settings):
+        """Make a Detector of a copy of `net`, an SSD without BatchNorm, and its CheckpointInfo.
+
+        The other arguments are the constructor's.
+        """
+        return cls((copy.deepcopy(net).eval(), info), device, *args, **settings)
 
     @property
     def description(self):
-        """What runs, and on what, in a few words for the user."""
+        """The network, and what it runs on, in a few words for the user."""
+        name = self.info.path.name if self.info.path else "network without a file"
         precision = str(self.dtype).removeprefix("torch.")
-        engine = "" if self.engine == "torch" else f" by {self.engine}"
+        engine = "" if self.engine == "torch" else f" with {self.engine}"
         classes = f"{len(self.class_names)} classes"
-        name = self.info.path.name if self.info.path else "a network without a file"
         return f"{name}, {self.info.config.name}, {classes}, on {self.device} in {precision}{engine}"
 
-    def __call__(self, frames):
-        """Detect in a batch of frames.
-
-        frames: list of uint8 RGB arrays [H, W, 3] of any sizes. Returns a list of as many Detections.
-        Raises ValueError for anything but such frames, and InputError where there isn't memory for a single one.
-        """
-        for frame in frames:
-            if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
-                raise ValueError(f"a frame is uint8 RGB [H, W, 3], not {frame.dtype} {list(frame.shape)}")
-        return self._within_memory(frames)
-
     @torch.inference_mode()
-    def _detect_batch(self, frames):
-        """Detections of a batch of checked frames that goes through the network at once."""
-        return [self._in_pixels(rows, frame.shape) for rows, frame in zip(self._rows_of(frames), frames, strict=True)]
+    def __call__(self, images):
+        """Detect in a batch of images.
 
-    def _rows_on_host(self, frames):
-        """Detect's rows, all but the network computed on the host: float32 array [B, classes, top_k, 5]."""
-        loc, conf = self._run(np.stack([resize(frame, self.size) for frame in frames]))
-        return self._detect(loc, conf.softmax(dim=-1), self._priors).cpu().numpy()
+        Args:
+            images: list of uint8 RGB arrays [H, W, 3], PIL images and paths of image files, of any sizes.
 
-    def _in_pixels(self, rows, shape):
-        """Detect's rows of one picture, [classes, top_k, 5] with corners as fractions -> Detections."""
+        Returns:
+            A list with the Detections of each image.
+
+        Raises:
+            TypeError: `images` is not such a list.
+            ValueError: an array is not uint8 [H, W, 3].
+            InputError: a file is not a readable image, or memory does not suffice for the batch.
+        """
+        if isinstance(images, str | PathLike | np.ndarray | Image.Image):
+            raise TypeError(f"expected a list of images, found {type(images).__name__}; use detector([image])")
+        images = [_to_array(image) for image in images]
+        if not images:
+            return []
+        try:
+            rows = self._detect(*self.outputs([self._upload(image) for image in images]), self._priors).cpu().numpy()
+        except Exception as error:  # each library has its own
+            if not is_out_of_memory(error):
+                raise
+            raise InputError(
+                f"out of memory with batch size {len(images)}; lower --batch_size, close other programs or use a "
+                "smaller network (--trained_model)"
+            ) from error
+        return [self._in_pixels(*pair) for pair in zip(rows, images, strict=True)]
+
+    def _upload(self, image):
+        """Return an array uint8 [H, W, 3] as a tensor on the device. Only CUDA resizes faster than the host."""
+        if self.device.type != "cuda":
+            return torch.from_numpy(resize(image, self.size)).to(self.device)
+        pinned = torch.empty(image.shape, dtype=torch.uint8, pin_memory=True)  # PyTorch caches pinned memory
+        pinned.numpy()[:] = image
+        return pinned.to(self.device, non_blocking=True)
+
+    def outputs(self, images):
+        """Run the network, on the device and without synchronizing with the host.
+
+        Args:
+            images: list of uint8 RGB tensors [H, W, 3] on the device, of any sizes.
+
+        Returns:
+            (loc [B, P, 4], class probabilities [B, P, C]), float32 on the device.
+        """
+        batch = torch.stack([resize_on_device(image, self.size) for image in images])  # [B, S, S, 3]
+        dtype = self.dtype if self.engine == "torch" else torch.float32
+        loc, conf = self._raw(to_input(batch, self.info.channel_order, dtype))
+        return loc.float(), conf.float().softmax(dim=-1)
+
+    def _in_pixels(self, rows, image):
+        """Convert Detect's rows of one image, [C, top_k, 5] with corners as fractions, to Detections."""
         label, place = np.nonzero(rows[:, :, 0] > 0)
         rows = rows[label, place]
-        height, width = shape[:2]
+        height, width = image.shape[:2]
         limits = np.array([width, height, width, height], np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
             boxes = rows[:, 1:] * limits
-        # A network that was hardly trained has offsets whose exponential is next to infinity, or beyond.
+        # An untrained network has offsets whose exponential is close to infinity.
         usable = np.isfinite(rows).all(axis=1) & (np.abs(boxes) < LARGEST).all(axis=1)
-        boxes, rows, label = boxes[usable], rows[usable], label[usable]
-        order = np.argsort(-rows[:, 0], kind="stable")
-        boxes, rows, label = boxes[order], rows[order], label[order].astype(np.int64) - 1
+        order = np.flatnonzero(usable)[np.argsort(-rows[usable, 0], kind="stable")]
+        boxes, scores, label = boxes[order], rows[order, 0], label[order].astype(np.int64) - 1
         boxes = np.clip(boxes, 0, limits) if self.clip else boxes
-        return Detections(boxes, rows[:, 0].copy(), label, [self.class_names[i] for i in label])
+        return Detections(boxes, scores, label, [self.class_names[i] for i in label])
+
+
+def _to_array(image):
+    """Return an image as an array uint8 RGB [H, W, 3]; see Detector.__call__."""
+    if isinstance(image, str | PathLike):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("RGB"))
+    if not isinstance(image, np.ndarray):
+        raise TypeError(f"expected an array, a PIL image or a path, found {type(image).__name__}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(f"expected an image of uint8 RGB [H, W, 3], found {image.dtype} {list(image.shape)}")
+    return image
+
+
+def _choose(engine, device, precision, calibration, compile):
+    """Return (torch.device, torch.dtype). "auto" is the CPU for OpenVINO.
+
+    Raises:
+        InputError: the device does not exist, the engine does not support an argument, or a package is missing.
+    """
+    if engine not in ENGINES:
+        raise InputError(f"--engine {engine}: unknown; use {' or '.join(ENGINES)}")
+    if calibration is not None and (engine, precision) != ("openvino", "int8"):
+        raise InputError(f"--calibration {calibration}: only used with --engine openvino --precision int8")
+    if engine == "torch":
+        if precision == "int8":
+            raise InputError("--precision int8: unsupported by PyTorch; add --engine openvino")
+        device = choose_device(device)
+        return device, choose_precision(precision, device)
+    if compile:
+        raise InputError("--compile: only used with --engine torch")
+    device = choose_device("cpu" if device == "auto" else device)
+    if device.type != "cpu":
+        raise InputError(f"--engine openvino: runs on CPU only; use --engine torch for --device {device}")
+    return device, choose_openvino_precision(precision)

@@ -1,0 +1,232 @@
+"""The network in OpenVINO, on CPU: float32, bfloat16 if the CPU computes in it, or int8.
+
+int8 is post-training quantization by NNCF: it runs calibration images through the network to learn the range of each
+feature map, and values beyond that range are clipped later. The default images are augmented frames of the bundled
+clip: with distorted colors, expansion and crops, feature maps reach the values that real photographs cause.
+"""
+
+import contextlib
+import hashlib
+import logging
+import os
+import sys
+import tempfile
+import threading
+import warnings
+import zipfile
+import zlib
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+import torch
+from torch import nn
+
+from data.config import RGB_MEANS
+from data.transforms import resize, to_input
+from inference.video import VideoReader
+from utils.augmentations import SSDAugmentation
+from utils.errors import InputError, printable
+from utils.files import file_hash, whole_file
+from utils.images import is_image, read_image
+
+SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample.mp4"
+CALIBRATION_IMAGES = 128
+# Layers that stay in float32. It costs next to no time, and int8 would cost accuracy: the first convolution, because
+# int8 drops a bit of its input, and the heads of the small feature maps.
+FLOAT_LAYERS = [r".*\.vgg\.0/.*", r".*\.(loc|conf)\.[2-9]/.*"]
+_HINTS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "f32"}  # int8: for the layers in float32
+_CACHE_FORMAT = "3"  # to be raised when the way of quantizing changes
+_DAMAGED = (OSError, EOFError, ValueError, LookupError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+
+def require(*names):
+    """Import packages of requirements-engines.txt by name; return the modules.
+
+    Raises:
+        InputError: a package is missing, or can't be imported.
+    """
+    os.environ.setdefault("NNCF_CI", "1")  # otherwise NNCF reports its use over the network
+    modules = []
+    for name in names:
+        try:
+            modules.append(import_module(name))
+        except ImportError as error:
+            state = "is not installed" if getattr(error, "name", None) == name else f"can't be imported ({error})"
+            raise InputError(f"{name} {state}; pip install -r requirements-engines.txt") from error
+    return modules
+
+
+def choose_openvino_precision(name):
+    """Return the torch.dtype for a precision's name; "auto" keeps the accuracy, so it is never int8.
+
+    Raises:
+        InputError: OpenVINO, or this CPU, does not compute in it, or a package is missing.
+    """
+    (openvino, *_) = require("openvino", *(["nncf"] if name == "int8" else []))
+    if name in ("float32", "int8"):
+        return getattr(torch, name)
+    if name not in ("auto", "bfloat16"):
+        raise InputError(f"--precision {name}: unsupported by --engine openvino; use auto, float32, bfloat16 or int8")
+    if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        return torch.bfloat16
+    if name == "bfloat16":
+        raise InputError("--precision bfloat16: this CPU does not compute in it; use float32 or int8")
+    return torch.float32
+
+
+class OpenVINONetwork:
+    """The network in OpenVINO, with as many threads as PyTorch uses now. Can be called from several threads.
+
+    Args:
+        net: an SSD without BatchNorm, float32 on CPU; its weights are shared.
+        dtype: torch.float32, torch.bfloat16 or torch.int8. The int8 network is cached on disk.
+        channel_order, calibration: for int8, see `quantized`.
+    """
+
+    def __init__(self, net, dtype, channel_order="RGB", calibration=None):
+        (openvino,) = require("openvino")
+        core = openvino.Core()
+        model = quantized(core, net, channel_order, calibration) if dtype == torch.int8 else convert(net)
+        settings = {
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "NUM_STREAMS": 1,
+            "INFERENCE_PRECISION_HINT": _HINTS[dtype],
+            "ENABLE_CPU_PINNING": False,  # the cores also decode and encode video
+        }
+        self.compiled = core.compile_model(model, "CPU", settings)
+        self._net = net  # owns the weights
+        self._local = threading.local()  # an inference request serves one thread at a time
+
+    def __call__(self, x):
+        """x: float32 [B, 3, S, S] -> (loc [B, P, 4], conf [B, P, C] before softmax), float32."""
+        if not hasattr(self._local, "request"):
+            self._local.request = self.compiled.create_infer_request()
+        outputs = self._local.request.infer([x.contiguous().numpy()])  # copies
+        return torch.from_numpy(outputs[0]), torch.from_numpy(outputs[1])
+
+
+class _Heads(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net.raw(x)
+
+
+def convert(net):
+    """Convert an SSD to an openvino.Model, float32 [B, 3, S, S] -> loc and conf, of any batch size.
+
+    openvino.convert_model does the same, but slower, and reports its use over the network.
+    """
+    (frontend,) = require("openvino.frontend")
+    (decoder,) = require("openvino.frontend.pytorch.ts_decoder")
+    example = torch.zeros(1, 3, net.size, net.size)
+    with warnings.catch_warnings(), torch.inference_mode(False):
+        warnings.simplefilter("ignore")  # of tracing, which is deprecated
+        traced = decoder.TorchScriptPythonDecoder(
+            _Heads(net), example_input=(example,), trace_kwargs={"check_trace": False}
+        )
+    pytorch = frontend.FrontEndManager().load_by_framework("pytorch")
+    model = pytorch.convert(pytorch.load(traced))
+    model.reshape([-1, *example.shape[1:]])
+    return model
+
+
+def quantized(core, net, channel_order="RGB", calibration=None):
+    """Return the int8 network as an openvino.Model: quantized once, then read from the user's cache folder.
+
+    Args:
+        core: an openvino.Core.
+        net: an SSD without BatchNorm, float32 on CPU.
+        channel_order: "RGB" or "BGR", of the network's input.
+        calibration: folder of images to calibrate with; augmented frames of the bundled clip unless given.
+
+    Raises:
+        InputError: a package is missing, or the images can't be read.
+    """
+    openvino, nncf = require("openvino", "nncf")
+    sources = [SAMPLE] if calibration is None else _images_of(calibration)
+    state = hashlib.sha256(
+        f"{_CACHE_FORMAT} {CALIBRATION_IMAGES} {net.size} {channel_order} {openvino.__version__} {nncf.__version__}"
+        f" {[file_hash(path) for path in sources]}".encode()
+    )
+    for key, tensor in net.state_dict().items():
+        state.update(key.encode())
+        state.update(tensor.numpy().tobytes())
+    path = cache_folder() / f"int8-{state.hexdigest()[:32]}.zip"
+    with contextlib.suppress(*_DAMAGED):
+        return _read(core, path)
+    print(printable(f"quantizing to int8 with {calibration or SAMPLE.name}, cached in {path.parent}"), file=sys.stderr)
+    images = (
+        sample_images(net.size) if calibration is None else (resize(read_image(path), net.size) for path in sources)
+    )
+    model = quantize(convert(net), [to_input(torch.from_numpy(image)[None], channel_order) for image in images])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, model)
+    except (OSError, InputError) as error:
+        print(printable(f"note: not cached: {error}"), file=sys.stderr)
+    return model
+
+
+def quantize(model, inputs):
+    """Quantize an openvino.Model; inputs: list of float32 tensors [1, 3, S, S]. Return the int8 openvino.Model."""
+    (nncf,) = require("nncf")
+    nncf.set_log_level(logging.ERROR)
+    ranges = nncf.quantization.range_estimator.RangeEstimatorParametersSet
+    with contextlib.redirect_stdout(sys.stderr):  # progress bars
+        return nncf.quantize(
+            model,
+            nncf.Dataset([x.contiguous().numpy() for x in inputs]),
+            subset_size=len(inputs),
+            ignored_scope=nncf.IgnoredScope(patterns=FLOAT_LAYERS),
+            # The widest range over the images. NNCF's default is the mean of their ranges, which half of the images
+            # exceed; it doubles the error of the scores.
+            advanced_parameters=nncf.AdvancedQuantizationParameters(activations_range_estimator_params=ranges.MINMAX),
+        )
+
+
+def sample_images(size):
+    """Yield CALIBRATION_IMAGES augmented frames of the bundled clip, always the same: uint8 RGB [size, size, 3]."""
+    with VideoReader(SAMPLE) as reader:
+        frames = list(reader)
+    augment = SSDAugmentation(size, RGB_MEANS, subtract_mean=False, rng=np.random.default_rng(0))
+    for index in range(CALIBRATION_IMAGES):
+        frame = frames[index * len(frames) // CALIBRATION_IMAGES]
+        yield augment(frame, np.zeros((0, 4)), np.zeros(0))[0]
+
+
+def cache_folder():
+    """Return the folder of the user's cache: $SSD_CACHE, or the system's place for caches."""
+    return Path(os.environ.get("SSD_CACHE") or platformdirs.user_cache_dir("ssd-pytorch"))
+
+
+def _images_of(folder):
+    """Return the paths of up to CALIBRATION_IMAGES images, spread evenly over a folder."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"--calibration {folder}: no such folder; name a folder of images like those to come")
+    paths = sorted(path for path in folder.iterdir() if is_image(path) and path.is_file())
+    if not paths:
+        raise InputError(f"--calibration {folder}: no images in this folder")
+    return [paths[index] for index in np.unique(np.linspace(0, len(paths) - 1, CALIBRATION_IMAGES).astype(int))]
+
+
+def _read(core, path):
+    """Read a cached openvino.Model. A damaged file raises one of _DAMAGED: the archive has checksums."""
+    (openvino,) = require("openvino")
+    with zipfile.ZipFile(path) as archive:
+        xml, weights = (archive.read(f"model.{suffix}") for suffix in ("xml", "bin"))
+    return core.read_model(xml, openvino.Tensor(np.frombuffer(weights, np.uint8)))
+
+
+def _write(path, model):
+    (openvino,) = require("openvino")
+    with tempfile.TemporaryDirectory() as folder, whole_file(path) as temporary:
+        openvino.save_model(model, Path(folder) / "model.xml", compress_to_fp16=False)
+        with zipfile.ZipFile(temporary, "w") as archive:
+            for name in ("model.xml", "model.bin"):
+                archive.write(Path(folder) / name, name)
