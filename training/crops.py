@@ -15,7 +15,7 @@ from data.config import RGB_MEANS
 from data.transforms import to_input
 from utils.augmentations import Window, distort, warp
 from utils.errors import InputError, printable
-from weights.checkpoint import read_file, save_atomically
+from weights.checkpoint import read_file, save_file
 
 from .network import training_memory_format
 from .run_state import UNFIT, load_optimizer, whole
@@ -133,7 +133,7 @@ def pretrain_base(net, pictures, args, device, state_file, *, writes=True):
             continue
         print(f"crops, pass {number + 1} of {args.crop_passes}: {share:.3f} classified right", flush=True)
         contents = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "passes": number + 1}
-        save_atomically(contents, state_file)
+        save_file(contents, state_file)
 
 
 def _load_state(path, model, optimizer):

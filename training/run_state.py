@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from utils.errors import InputError
-from weights.checkpoint import is_plain, read_file, save_atomically
+from weights.checkpoint import is_plain, read_file, save_file
 
 NAME = re.compile(r"state_(\d+)\.pth")
 UNFINISHED = re.compile(r"\.(state_\d+|crops|best|ssd\d+_w\d+_final)\.pth\.\d+\.part")
@@ -37,7 +37,7 @@ def save(run, iteration, log):
         "rng": torch.get_rng_state(),
         "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
-    save_atomically(contents, run.folder / f"state_{iteration}.pth")
+    save_file(contents, run.folder / f"state_{iteration}.pth")
     for old in _states(run.folder)[: -run.args.keep]:
         old.unlink(missing_ok=True)
 
