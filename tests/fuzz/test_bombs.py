@@ -19,13 +19,13 @@ import torch
 from fileserver import serve
 from trials import attack, expect_refusal, in_a_fork
 
+from data import limits
 from data.coco import read_coco_annotations
 from data.config import voc
-from data.unpack import unpack
 from data.voc0712 import read_annotation
 from metrics.coco_files import read_results
 from training.facts import Memory
-from utils import images as limits
+from utils.download import unpack
 from utils.errors import InputError
 from utils.images import read_bgr, read_image
 from weights.checkpoint import CheckpointInfo, load_network, read_file, save_checkpoint
@@ -79,7 +79,7 @@ def test_the_limit_is_set_before_opencv_reads_it(tmp_path, monkeypatch, package)
     class Watch:
         def find_spec(self, name, *_):
             if name == "cv2":
-                seen.append(os.environ.get(limits._PIXELS_VARIABLE))
+                seen.append(os.environ.get(limits.PIXELS_VARIABLE))
                 raise ImportError
 
     def import_anew(say):
@@ -90,13 +90,13 @@ def test_the_limit_is_set_before_opencv_reads_it(tmp_path, monkeypatch, package)
             importlib.import_module(package)
         say({"seen": seen})
 
-    monkeypatch.delenv(limits._PIXELS_VARIABLE, raising=False)
-    assert list(in_a_fork(import_anew, tmp_path)) == [{"seen": [str(limits.MAX_PIXELS)]}]
+    monkeypatch.delenv(limits.PIXELS_VARIABLE, raising=False)
+    assert list(in_a_fork(import_anew, tmp_path)) == [{"seen": [str(limits.PIXELS)]}]
 
 
 @pytest.mark.parametrize("progressive", [0, 1])
 def test_the_largest_picture_s_header_costs_what_its_pixels_cost(tmp_path, progressive):
-    side = int(limits.MAX_PIXELS**0.5) - 8
+    side = int(limits.PIXELS**0.5) - 8
     path = written(tmp_path / "a.jpg", jpeg(side, side, cv2.IMWRITE_JPEG_PROGRESSIVE, progressive))
     attack("bomb", lambda *_: path, read_image, 1, tmp_path)
 
@@ -106,7 +106,7 @@ def test_a_progressive_picture_of_many_scans(tmp_path, read):
     """100 kB that a decoder works on for minutes: each scan goes over all the pixels."""
     _, data = cv2.imencode(".jpg", np.full((4000, 4000, 3), 99, np.uint8), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])
     head, *scans = data.tobytes().split(b"\xff\xda")
-    assert 5 < len(scans) < limits._MAX_SCANS
+    assert 5 < len(scans) < limits.MOST_SCANS
     attack("bomb", lambda *_: written(tmp_path / "a.jpg", data.tobytes()), read, 1, tmp_path)
     bomb = b"\xff\xda".join([head, scans[0], *scans[1:2] * 10_000, *scans[1:]])
     expect_refusal("bomb", written(tmp_path / "a.jpg", bomb), read, tmp_path)
