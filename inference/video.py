@@ -338,8 +338,9 @@ def probe(path):
     if not (kind and time_base and frame and shape):
         raise InputError(f"{path}: can't be read as a video ({_reason(done.stderr)})")
     pixels, colors, width, height, wide, high = shape.groups()
-    rates = re.search(r"Video: (?!.*\(attached pic\)).*?(?:, ([\d.]+k?) fps)?(?:, ([\d.]+k?) tbr)?(, [\d.]+k? tbn|$)",
-                      source, re.M)
+    rates = re.search(
+        r"Video: (?!.*\(attached pic\)).*?(?:, ([\d.]+k?) fps)?(?:, ([\d.]+k?) tbr)?(, [\d.]+k? tbn|$)", source, re.M
+    )
     length = re.search(r"Duration: (\d+):(\d+):([\d.]+)", source)
     tagged = re.search(r"[( ](bt|smpte|fcc|ycgco|ictcp|gbr)", colors or "")
     return VideoInfo(
@@ -378,7 +379,9 @@ def _nominal_rate(path, average, lowest):
 
 def _ends(path):
     """Read the packets of a file: seconds at which its video ends, and at which all of it ends."""
-    done = _run([*_READ_ONLY_FILES, "-i", _url(path), *"-map 0:V:0 -map 0:a? -c copy -f framecrc -".split()])
+    done = _run(
+        [*_READ_ONLY_FILES, "-i", _url(path), *["-map", "0:V:0", "-map", "0:a?", "-c", "copy", "-f", "framecrc", "-"]]
+    )
     ticks = {int(stream): Fraction(tick.decode()) for stream, tick in re.findall(rb"#tb (\d+): (\S+)", done.stdout)}
     ends = dict.fromkeys(ticks, Fraction(0))
     for line in done.stdout.splitlines():

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 import torch
 from fileserver import serve
+from metrics.coco_files import read_results
+from training.facts import Memory
 from trials import attack, expect_refusal, in_a_fork
 
 from data import limits
 from data.coco import read_coco_annotations
 from data.config import voc
 from data.voc0712 import read_annotation
-from metrics.coco_files import read_results
-from training.facts import Memory
 from utils.download import unpack
 from utils.errors import InputError
 from utils.images import read_bgr, read_image

@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from inference.engines import choose, packages, quantisation
+from inference.engines.cache import kept
 from lively import lively_checkpoint, lively_network
 
 from inference import Detector
-from inference.engines import choose, packages, quantisation
-from inference.engines.cache import kept
 from inference.video import VideoReader
 from utils.errors import InputError
 from weights.catalogue import EMBEDDED

@@ -7,12 +7,12 @@ from io import StringIO
 
 import numpy as np
 import pytest
+from metrics.coco_files import read_results, write_results
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from synthetic import make_coco, make_voc
 
 from metrics.coco import FIGURES, annotations_from_arrays, evaluate_coco, results_from_arrays
-from metrics.coco_files import read_results, write_results
 from metrics.evaluation import Scored, coco_results, evaluate, read_detections
 from metrics.ground_truth import open_evaluation_set
 from metrics.voc import DetectionArrays, GroundTruthArrays

@@ -6,9 +6,9 @@ import re
 import cv2
 import numpy as np
 import pytest
+from metrics.mistakes_page import DETECTION, TRUTH, draw_mistake, write_mistakes_page
 
 from metrics.mistakes import Mistake, find_mistakes
-from metrics.mistakes_page import DETECTION, TRUTH, draw_mistake, write_mistakes_page
 from metrics.voc import DetectionArrays, GroundTruthArrays, evaluate_detections
 
 NAMES = ("cat", "dog", "<i>fish</i>")

@@ -5,12 +5,12 @@ import json
 import cv2
 import numpy as np
 import pytest
+from metrics.tables import summary, table
 from synthetic import make_coco, make_voc
 
 from metrics.evaluation import Scored, evaluate, read_detections
 from metrics.ground_truth import open_evaluation_set
 from metrics.report import prepare_folder, write_detections, write_report
-from metrics.tables import summary, table
 from metrics.voc import DetectionArrays
 from utils.errors import InputError
 

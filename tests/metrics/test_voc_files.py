@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from metrics.voc_files import classes_with_files, detection_file, read_detection_files, write_detection_files
 
 from metrics.voc import DetectionArrays
-from metrics.voc_files import classes_with_files, detection_file, read_detection_files, write_detection_files
 from utils.errors import InputError
 
 IDS = ["000001", "2008_000002", "dog-7"]
