@@ -254,7 +254,7 @@ def test_the_lineages_flags_and_defaults():
 @pytest.mark.slow
 def test_one_sgd_step_from_golden_weights_equals_the_formula(golden_net):
     """w - rate * (gradient + decay * w), the gradient from a loss that is written out; full width, one picture."""
-    picture, (_, _, targets) = golden_inputs.pictures()[:1], golden_inputs.loss()
+    picture, (_, _, targets) = golden_inputs.images()[:1], golden_inputs.loss()
     target = targets[0]
     net = deepcopy(golden_net).train()
     args = SimpleNamespace(weight_decay=5e-4, caffe_bias=False, optimizer="sgd", lr=1e-3, momentum=0.9)
