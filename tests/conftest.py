@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from data.config import voc
+from layers.functions import PriorBox
 from ssd import build_ssd
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -71,17 +73,14 @@ def golden_net(golden_weights):
 
 @pytest.fixture(scope="session")
 def golden_output(golden_net):
-    """(loc, conf, priors) of the golden picture batch."""
+    """(loc, conf, priors) of the golden image batch."""
     with torch.no_grad():
-        return golden_net(golden_inputs.pictures())
+        return golden_net(golden_inputs.images())
 
 
 @pytest.fixture(scope="session")
 def priors300():
     """SSD300's priors for VOC: float32 [8732, 4]."""
-    from data.config import voc
-    from layers.functions import PriorBox
-
     return PriorBox(voc).forward()
 
 

@@ -24,21 +24,21 @@ def _weight(key, shape, seed):
     return (r.standard_normal(shape) * scale).astype(np.float32)
 
 
-def pictures(seed=0):
+def images(seed=0):
     """float32 [2, 3, 300, 300], RGB minus the mean."""
     noise = np.random.RandomState(1000 + seed).uniform(0, 255, (2, 3, 300, 300))
     return torch.from_numpy((noise - np.array([123, 117, 104]).reshape(1, 3, 1, 1)).astype(np.float32))
 
 
 def detect(seed=0):
-    """(loc [2, 8732, 4], scores [2, 8732, 21]): random offsets, and 400 confident priors a picture."""
+    """(loc [2, 8732, 4], scores [2, 8732, 21]): random offsets, and 400 confident priors per image."""
     r = np.random.RandomState(2000 + seed)
     loc = (r.standard_normal((2, PRIORS, 4)) * 0.5).astype(np.float32)
     conf = r.standard_normal((2, PRIORS, CLASSES)).astype(np.float32)
     conf[..., 0] += 6
-    for picture in range(2):
+    for image in range(2):
         hot = r.permutation(PRIORS)[:400]
-        conf[picture, hot, r.randint(1, CLASSES, 400)] += 8
+        conf[image, hot, r.randint(1, CLASSES, 400)] += 8
     return torch.from_numpy(loc), torch.from_numpy(conf).softmax(dim=-1)
 
 

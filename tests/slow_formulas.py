@@ -1,6 +1,6 @@
 """SSD's formulas once more, slow and obvious: one box, one prior, one class at a time, in float64 of Python and NumPy.
 
-Boxes are (x1, y1, x2, y2), priors (cx, cy, w, h), both in fractions of the picture.
+Boxes are (x1, y1, x2, y2), priors (cx, cy, w, h), both in fractions of the image.
 """
 
 import math

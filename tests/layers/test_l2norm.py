@@ -1,4 +1,4 @@
-"""The normalisation of conv4_3."""
+"""The normalization of conv4_3."""
 
 import math
 
@@ -9,27 +9,19 @@ from torch import nn
 from layers.modules import L2Norm
 
 
-def normalised(x, scale):
-    """One position at a time: divide by the length over channels, times the channel's scale."""
-    result = torch.zeros_like(x)
-    for b in range(x.shape[0]):
-        for i in range(x.shape[2]):
-            for j in range(x.shape[3]):
-                length = math.sqrt(sum(float(v) ** 2 for v in x[b, :, i, j]))
-                if length:
-                    result[b, :, i, j] = torch.tensor(
-                        [s * float(v) / length for s, v in zip(scale, x[b, :, i, j], strict=True)]
-                    )
-    return result
-
-
 def test_equals_the_formula(generator):
     layer = L2Norm(5, 20)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([20.0, 10.0, 1.0, 0.5, -3.0]))
     x = torch.randn(2, 5, 3, 4, generator=generator) * 50
     x[0, :, 1, 2] = 0
-    torch.testing.assert_close(layer(x), normalised(x, layer.weight.tolist()), atol=1e-5, rtol=1e-5)
+    expected = torch.zeros_like(x)
+    for b, i, j in torch.cartesian_prod(torch.arange(2), torch.arange(3), torch.arange(4)).tolist():
+        values = x[b, :, i, j].tolist()
+        length = math.hypot(*values) or 1
+        pairs = zip(layer.weight.tolist(), values, strict=True)
+        expected[b, :, i, j] = torch.tensor([scale * value / length for scale, value in pairs])
+    torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_scale_is_a_parameter_that_starts_as_told():
@@ -42,7 +34,7 @@ def test_the_scale_is_a_parameter_that_starts_as_told():
 
 
 def test_all_zero_positions_have_zero_gradient(generator):
-    """Dead ReLUs are common early in training; they must give neither NaN nor 1/eps."""
+    """Dead ReLUs are common early in training; they must give neither NaN nor 1 / eps."""
     layer = L2Norm(6, 20)
     x = torch.randn(1, 6, 2, 2, generator=generator)
     x[0, :, 0, 1] = 0
@@ -55,9 +47,8 @@ def test_all_zero_positions_have_zero_gradient(generator):
 
 def test_gradient_is_right_elsewhere(generator):
     """In float64: gradients of a whole network are only comparable to 1e-6 there."""
-    layer = L2Norm(3, 2).double()
     x = torch.randn(1, 3, 2, 2, generator=generator, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(layer, (x,))
+    assert torch.autograd.gradcheck(L2Norm(3, 2).double(), (x,))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
