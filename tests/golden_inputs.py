@@ -13,15 +13,12 @@ PRIORS, CLASSES = 8732, 21
 
 def weights(shapes, seed=0):
     """A state dict for {key: shape}: each tensor from a generator of its own."""
-    return {key: torch.from_numpy(_weight(key, tuple(shape), seed)) for key, shape in shapes.items()}
-
-
-def _weight(key, shape, seed):
-    r = np.random.RandomState((zlib.crc32(key.encode()) + seed) % 2**32)
-    if key == "L2Norm.weight":
-        return np.full(shape, 20, np.float32)
-    scale = 0.01 if len(shape) == 1 else np.sqrt(2 / np.prod(shape[1:]))
-    return (r.standard_normal(shape) * scale).astype(np.float32)
+    state = {}
+    for key, shape in shapes.items():
+        r = np.random.RandomState((zlib.crc32(key.encode()) + seed) % 2**32)
+        values = r.standard_normal(shape) * (0.01 if len(shape) == 1 else np.sqrt(2 / np.prod(shape[1:])))
+        state[key] = torch.from_numpy((values if key != "L2Norm.weight" else np.full(shape, 20)).astype(np.float32))
+    return state
 
 
 def images(seed=0):

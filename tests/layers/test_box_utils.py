@@ -57,13 +57,8 @@ def test_encode_and_decode_equal_the_formulas(generator, priors300):
     torch.testing.assert_close(encode(boxes, priors, VARIANCE), torch.tensor(encoded), atol=2e-4, rtol=1e-5)
     decoded = [slow.decode(*pair) for pair in zip(loc.tolist(), priors.tolist(), strict=True)]
     torch.testing.assert_close(decode(loc, priors, VARIANCE), torch.tensor(decoded), atol=1e-6, rtol=1e-6)
-
-
-@pytest.mark.parametrize("variance", [(0.1, 0.2), (0.3, 0.05)])
-def test_encoding_round_trip(generator, priors300, variance):
-    boxes = torch.stack([random_boxes(8732, generator), random_boxes(8732, generator)])
-    decoded = decode(encode(boxes, priors300, variance), priors300, variance)
-    torch.testing.assert_close(decoded, boxes, atol=1e-5, rtol=0)
+    round_trip = decode(encode(boxes.expand(2, -1, -1), priors, VARIANCE), priors, VARIANCE)
+    torch.testing.assert_close(round_trip, boxes.expand(2, -1, -1), atol=1e-5, rtol=0)
 
 
 class TestMatching:
