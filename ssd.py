@@ -2,9 +2,9 @@
 
     net = build_ssd("test")                       # SSD300 of the paper, 21 classes
     net.load_weights("weights/ssd300_mAP_77.43_v2.pth")
-    detections = net(pictures)                    # [batch, 21, 200, 5]
+    detections = net(images)                      # [batch, 21, 200, 5]
 
-The layers keep the names and places of the lineage, so that its published state dicts load with strict=True:
+The layers keep the lineage's names and places, so that its published state dicts load with strict=True:
 `vgg.N.*  L2Norm.weight  extras.N.*  loc.N.*  conf.N.*`.
 """
 
@@ -14,25 +14,25 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data.config import voc, voc512
+from data.config import coco, coco512, voc, voc512
 from layers.functions import Detect, PriorBox
 from layers.modules import L2Norm
 
 # VGG16 up to pool5 as the paper changes it: output channels of 3x3 convolutions, M for pooling, C for pooling that
 # rounds up (75 -> 38, so that conv4_3 has the paper's 38x38 cells).
 VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "C", 512, 512, 512, "M", 512, 512, 512)
-# Extra feature layers: (channels of the 1x1 convolution, channels, kernel, stride and padding of the one behind it).
+CONV4_3 = 23  # conv4_3 and its ReLU end at self.vgg[:23]
+# Extra feature layers: channels of the 1x1 convolution, then channels, kernel, stride and padding of the next one.
 EXTRAS = {
     300: ((256, 512, 3, 2, 1), (128, 256, 3, 2, 1), (128, 256, 3, 1, 0), (128, 256, 3, 1, 0)),
     512: ((256, 512, 3, 2, 1), *((128, 256, 3, 2, 1),) * 3, (128, 256, 4, 1, 1)),
 }
-CONV4_3 = 23  # conv4_3 and its ReLU are self.vgg[:23]
 
 
 class ConvBN(nn.Conv2d):
-    """A convolution with BatchNorm behind it, as one layer, so that the places in the state dict don't move.
+    """A convolution followed by BatchNorm, as one layer, so that the places in the state dict stay the same.
 
-    The convolution keeps its bias, though BatchNorm cancels it: what `fused` returns then has the plain layout.
+    The convolution keeps its bias, although BatchNorm cancels it: what `fused` returns then has the plain layout.
     """
 
     def __init__(self, *args, **kwargs):
@@ -46,23 +46,23 @@ class ConvBN(nn.Conv2d):
         """A plain convolution that computes the same in evaluation."""
         plain = nn.Conv2d(
             self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation
-        )  # nn.utils.fuse_conv_bn_eval alone would copy this layer, BatchNorm and all
+        )  # nn.utils.fuse_conv_bn_eval alone would copy this layer with its BatchNorm
         plain.load_state_dict({"weight": self.weight, "bias": self.bias})
         return nn.utils.fuse_conv_bn_eval(plain.to(self.weight).eval(), self.bn.eval())
 
 
 class SSD(nn.Module):
-    """The network: VGG16 base, extra feature layers, and a box and a class head on each of its feature maps.
+    """The network: VGG16 base, extra feature layers, and a box head and a class head on each of its feature maps.
 
     Args:
         phase: "train" or "test".
         config: an SSDConfig; decides the input size and the priors.
         num_classes: with the background.
-        width: factor on every channel count of base and extra layers; at least 16 channels remain. 1 is the paper's.
+        width: factor on every channel count of base and extra layers (at least 16 channels); 1 is the paper's network.
         batch_norm: put BatchNorm behind each convolution of base and extra layers, for training from scratch.
 
     Raises:
-        ValueError: phase, size or class count is none that SSD knows.
+        ValueError: the phase, size, class count or width is invalid; the message says what is allowed.
     """
 
     def __init__(self, phase, config, num_classes, width=1.0, batch_norm=False):
@@ -70,37 +70,35 @@ class SSD(nn.Module):
         if phase not in ("train", "test"):
             raise ValueError(f"phase must be 'train' or 'test', not {phase!r}")
         if config.min_dim not in EXTRAS:
-            raise ValueError(f"size must be one of {sorted(EXTRAS)}, not {config.min_dim}")
+            raise ValueError(f"size must be one of {sorted(EXTRAS)}, not {config.min_dim!r}")
         if not isinstance(num_classes, int) or num_classes < 2:
             raise ValueError(f"num_classes must be 2 or more (it counts the background), not {num_classes!r}")
-        if not width > 0:
-            raise ValueError(f"width must be greater than 0, not {width!r}")
+        if not 0 < width < math.inf:
+            raise ValueError(f"width must be finite and greater than 0, not {width!r}")
         self.phase = phase
-        self.config = config
+        self.config = self.cfg = config
         self.size = config.min_dim
         self.num_classes = num_classes
         self.width = width
+        self.priorbox = PriorBox(config)
+        self.register_buffer("priors", self.priorbox.forward(), persistent=False)
 
         conv = ConvBN if batch_norm else nn.Conv2d
         self.vgg = nn.ModuleList(vgg(conv, width))
         self.L2Norm = L2Norm(scaled(512, width), 20)
-        self.extras = nn.ModuleList(extra_layers(conv, width, config.min_dim))
-        loc, conf = heads(self._source_channels(), config.boxes_per_cell, num_classes)
+        self.extras = nn.ModuleList(extra_layers(conv, width, self.size))
+        sources = [self.L2Norm.n_channels, *(layer.out_channels for layer in (self.vgg[-2], *self.extras[1::2]))]
+        loc, conf = heads(sources, config.boxes_per_cell, num_classes)
         self.loc, self.conf = nn.ModuleList(loc), nn.ModuleList(conf)
         self.softmax = nn.Softmax(dim=-1)
         self.detect = Detect(num_classes, 0, 200, 0.01, 0.45, variance=config.variance)
-        self.register_buffer("priors", PriorBox(config).forward(), persistent=False)
         self.reset_parameters()
 
-    def _source_channels(self):
-        """Channels of the feature maps that predict: conv4_3, conv7 and every second extra layer."""
-        return [self.L2Norm.n_channels, self.vgg[-2].out_channels, *(conv.out_channels for conv in self.extras[1::2])]
-
     def reset_parameters(self, background_probability=0.9):
-        """Initialise for training from scratch.
+        """Initialize for training from scratch.
 
-        Convolutions with ReLU start as He et al. propose. The heads start near zero, and the class heads believe in
-        background: nearly all priors are, and the mined negatives would otherwise cost the first epochs.
+        Convolutions with ReLU start as He et al. propose. The heads start near zero, and the class heads in favor of
+        the background: nearly all priors are, and the mined negatives would otherwise cost the first epochs.
         """
         for module in (*self.vgg, *self.extras):
             if isinstance(module, nn.Conv2d):
@@ -115,19 +113,14 @@ class SSD(nn.Module):
                 head.bias.view(-1, self.num_classes)[:, 0] = math.log(odds * (self.num_classes - 1))
 
     def features(self, x):
-        """The feature maps that predict, from fine to coarse: pictures [B, 3, S, S] -> list of [B, C, H, W].
-
-        Pictures smaller than the network's own size (see training/low_resolution.py) end at the last map that fits.
-        """
+        """The feature maps that predict, from fine to coarse: images [B, 3, size, size] -> list of [B, C, H, W]."""
         for layer in self.vgg[:CONV4_3]:
             x = layer(x)
-        sources = [self.L2Norm(x)]
+        sources = [self.L2Norm(x)]  # conv4_3
         for layer in self.vgg[CONV4_3:]:
             x = layer(x)
-        sources.append(x)
+        sources.append(x)  # conv7
         for index, conv in enumerate(self.extras):
-            if x.shape[-1] + 2 * conv.padding[0] < conv.kernel_size[0]:
-                break
             x = F.relu(conv(x), inplace=True)
             if index % 2 == 1:
                 sources.append(x)
@@ -136,8 +129,8 @@ class SSD(nn.Module):
     def raw(self, x):
         """The heads' output in either phase: loc [B, priors, 4] and conf [B, priors, classes] (before softmax)."""
         sources = self.features(x)
-        loc = [_cells_last(head(source), 4) for head, source in zip(self.loc, sources, strict=False)]
-        conf = [_cells_last(head(source), self.num_classes) for head, source in zip(self.conf, sources, strict=False)]
+        loc = [_cells_last(head(source), 4) for head, source in zip(self.loc, sources, strict=True)]
+        conf = [_cells_last(head(source), self.num_classes) for head, source in zip(self.conf, sources, strict=True)]
         return torch.cat(loc, dim=1), torch.cat(conf, dim=1)
 
     def forward(self, x):
@@ -148,20 +141,20 @@ class SSD(nn.Module):
 
         Returns:
             In test phase the detections, [B, classes, 200, 5], see `Detect`; in train phase (loc [B, priors, 4],
-            conf [B, priors, classes] before softmax, priors [priors, 4] in centre-size form).
+            conf [B, priors, classes] before softmax, priors [priors, 4] in center-size form).
 
         Raises:
-            ValueError: x isn't of that shape.
+            ValueError: x has another shape.
         """
         if x.dim() != 4 or x.shape[1:] != (3, self.size, self.size):
-            raise ValueError(f"expected pictures of shape [batch, 3, {self.size}, {self.size}], not {list(x.shape)}")
+            raise ValueError(f"expected images of shape [batch, 3, {self.size}, {self.size}], not {list(x.shape)}")
         loc, conf = self.raw(x)
         if self.phase == "test":
             return self.detect(loc, self.softmax(conf.float()), self.priors)
         return loc, conf, self.priors
 
     def fuse(self):
-        """Fold each BatchNorm into its convolution, in place; the network is for evaluation from then on.
+        """Fold each BatchNorm into its convolution, in place, for evaluation only.
 
         Returns:
             The network itself, in evaluation mode, with the plain layout of the state dict.
@@ -176,7 +169,7 @@ class SSD(nn.Module):
         """Load a state dict (or a checkpoint that holds one) from a .pth or .pkl file, with strict=True.
 
         Raises:
-            ValueError: the file has another ending.
+            ValueError: the file has another suffix.
         """
         if not str(base_file).endswith((".pth", ".pkl")):
             raise ValueError(f"{base_file}: only .pth and .pkl files are supported")
@@ -237,17 +230,18 @@ def build_ssd(phase, size=300, num_classes=21, *, config=None, width=1.0, batch_
 
     Args:
         phase: "train" or "test".
-        size: 300 or 512.
+        size: 300 or 512; a config decides it if there is one.
         num_classes: with the background.
-        config: an SSDConfig, for priors other than VOC's; it then decides the size.
+        config: an SSDConfig. Without one the priors follow the lineage: VOC's for 21 classes, COCO's for any other
+            number.
         width, batch_norm: see `SSD`.
 
     Raises:
-        ValueError: phase, size, class count or width is none that SSD knows; the message says what is allowed.
+        ValueError: the phase, size, class count or width is invalid; the message says what is allowed.
     """
     if config is None:
-        by_size = {300: voc, 512: voc512}
-        if size not in by_size:
-            raise ValueError(f"size must be one of {sorted(by_size)}, not {size!r}")
-        config = by_size[size]
+        if size not in EXTRAS:
+            raise ValueError(f"size must be one of {sorted(EXTRAS)}, not {size!r}")
+        for_voc, for_coco = {300: (voc, coco), 512: (voc512, coco512)}[size]
+        config = for_voc if num_classes == 21 else for_coco
     return SSD(phase, config, num_classes, width, batch_norm)

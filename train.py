@@ -1,150 +1,366 @@
 """Train SSD.
 
-As the paper does it, SSD300 on VOC2007 and VOC2012 trainval from the reduced VGG16:
+SSD300 on VOC2007 and VOC2012 trainval from the reduced VGG16, as in the paper:
 
     python train.py --dataset VOC
 
-A narrow network from scratch, on any folder in VOC format:
+A trained network on your own boxes, in a folder in VOC format:
 
-    python train.py --dataset path/to/folder --train_split train --basenet none --width 0.25 \\
-        --optimizer adamw --lr 0.002 --schedule cosine --max_iter 4000
+    python train.py --dataset path/to/folder --val_split val --finetune weights/ssd300_mAP_77.43_v2.pth \\
+        --max_iter 4000 --save_folder runs/mine
 
-After an interruption the same command goes on with `--resume auto`.
+From scratch, with BatchNorm and half of the channels:
+
+    python train.py --dataset path/to/folder --val_split val --basenet none --width 0.5 --optimizer adamw --lr 0.002 \\
+        --schedule cosine --ema 0.998 --max_iter 8000 --save_folder runs/mine
+
+Resume an interrupted run with the same command and `--resume auto`. On several GPUs:
+
+    torchrun --nproc_per_node=4 train.py --dataset VOC
 """
 
 import argparse
-from pathlib import Path
+import signal
+import sys
+from dataclasses import asdict, replace
+
+from utils.errors import InputError, count, exit_on_input_error
+from utils.flags import Parser, boolean, number
 
 FLAG = argparse.BooleanOptionalAction
+# At the paper's length of 120,000 iterations; shorter runs take the same fractions of their length.
+PAPER_ITERATIONS, PAPER_WARMUP, PAPER_PERIOD = 120_000, 500, 5_000
 
 
 def get_args_parser():
-    parser = argparse.ArgumentParser(description="Train SSD.", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    add_data_arguments(parser)
-    add_network_arguments(parser)
-    add_optimisation_arguments(parser)
-    add_run_arguments(parser.add_argument)
+    parser = Parser(__doc__)
+    at_least_0, at_least_1 = number(int, 0), number(int, 1)
+
+    add = parser.add_argument_group("data").add_argument
+    add("--dataset", default="VOC", help="VOC, COCO, ILSVRC, or a folder in VOC format")
+    add("--dataset_root", help="folder of the data (default: ~/data/VOCdevkit, ~/data/coco, ~/data/ILSVRC)")
+    add("--train_split", nargs="+", metavar="SPLIT", help="such as 2007_trainval 2012_trainval, or train")
+    add("--val_split", nargs="?", metavar="SPLIT", help="score the network on it, such as 2007_test, or val")
+    add("--classes", nargs="+", metavar="NAME", help="class names (default: those of the annotations)")
+    add("--balance", action=FLAG, default=False, help="draw images with rare classes more often")
+    add("--keep_difficult", action=FLAG, default=False, help="also train on difficult objects")
+    add("--augment", action=FLAG, default=True, help="off: images as they are, to see a network overfit")
+    add("--max_expand", type=number(float, 1, 100), default=4.0, help="maximum side ratio of an expanded image")
+    add("--min_crop", type=number(float, maximum=1, above=0), default=0.3, help="minimum side of a crop, as a fraction")
+    add("--channel_shuffle", type=number(float, 0, 1), default=0.5, help="probability of permuted color channels")
+    help_text = "show half of the samples in windows of this width:height, for videos (16:9: 1.78)"
+    add("--frame_aspect", type=number(float, 0.1, 10), metavar="RATIO", help=help_text)
+    add("--num_workers", type=at_least_0, default=4, help="processes that load and augment images")
+    add("--cache", choices=("none", "ram"), default="none", help="ram: keep the decoded images in memory")
+    check = parser.add_mutually_exclusive_group()
+    check.add_argument("--check_only", action="store_true", help="check the data, print what it contains, and exit")
+    check.add_argument("--skip_check", action="store_true", help="train without checking the data")
+
+    add = parser.add_argument_group("network").add_argument
+    add("--size", type=int, choices=(300, 512), help="side of the input (default: --finetune's, else 300)")
+    add("--width", type=number(float, maximum=4, above=0), help="channel factor (default: --finetune's, else 1)")
+    add("--basenet", help="pre-trained base; none: from scratch with BatchNorm (default: vgg16_reducedfc.pth)")
+    add("--finetune", metavar="FILE", help="start from a checkpoint; what doesn't fit is initialized from scratch")
+    add("--freeze", type=at_least_0, default=0, metavar="N", help="freeze the base's first N layers (conv1, conv2: 10)")
+    add("--crop_passes", type=at_least_0, default=0, help="pre-train the base on object crops for this many passes")
+    add("--crop_size", type=number(int, 16, 512), default=96, help="side of these crops")
+
+    add = parser.add_argument_group("optimization").add_argument
+    add("--batch_size", type=at_least_1, default=32, help="images per iteration, over all processes")
+    add("--max_iter", type=at_least_1, help="iterations (default: the configuration's, for VOC 120,000)")
+    add("--optimizer", choices=("sgd", "adamw"), default="sgd")
+    add("--lr", "--learning-rate", type=number(float, maximum=1000, above=0), default=1e-3)
+    add("--momentum", type=number(float, 0, below=1), default=0.9)
+    add("--weight_decay", type=number(float, 0, 1000), default=5e-4)
+    add("--gamma", type=number(float, maximum=1, above=0), default=0.1, help="factor of the learning rate at each step")
+    help_text = "iterations of the steps (default: the configuration's, scaled by the length of the run)"
+    add("--lr_steps", type=at_least_0, nargs="+", metavar="N", help=help_text)
+    add("--caffe_bias", action=FLAG, default=False, help="biases: twice the rate, no decay (the paper's code)")
+    add("--ema", type=number(float, 0, below=1), default=0.0, metavar="DECAY", help="average the weights; 0: off")
+    add("--clip_grad", type=number(float, 0), default=0.0, metavar="NORM", help="maximum norm of the gradient; 0: off")
+    add("--accumulate", type=at_least_1, default=1, metavar="K", help="compute a batch in K parts, to save memory")
+    add("--schedule", choices=("step", "cosine", "onecycle", "constant"), default="step")
+    add("--warmup", type=at_least_0, help="iterations of linear warm-up; 0: off (default: max_iter / 240, at most 500)")
+    add("--seed", type=number(int, 0, 2**32 - 1), default=0)
+
+    add = parser.add_argument_group("run").add_argument
+    add("--cuda", type=boolean, default=True, help="use CUDA if it is available")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    add("--precision", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="of the network")
+    add("--compile", action=FLAG, default=False, help="compile the network (torch.compile)")
+    add("--resume", metavar="FILE", help="state to resume from; auto: the newest in --save_folder")
+    add("--start_iter", type=at_least_0, help="iteration to resume at (default: the state's)")
+    add("--save_folder", default="weights/", help="for states, checkpoints and the log")
+    add("--save_every", type=at_least_1, help="iterations between states (default: max_iter / 24, at most 5,000)")
+    add("--eval_every", type=at_least_1, help="iterations between validations (default: as --save_every)")
+    add("--keep", type=at_least_1, default=3, help="number of states to keep")
+    add("--print_every", type=at_least_1, default=10, help="iterations between rows of the log")
+    add("--visdom", type=boolean, default=False, help="removed; TensorBoard shows the curves")
+    for name in ("--low_resolution", "--low_resolution_iter"):
+        add(name, type=_removed, help=argparse.SUPPRESS)
     return parser
 
 
-def add_data_arguments(parser):
-    data = parser.add_argument_group("data")
-    data.add_argument("--dataset", default="VOC", help="VOC, COCO, or a folder in VOC format")
-    data.add_argument("--dataset_root", help="folder of the VOC or COCO data (default: ~/data/VOCdevkit, ~/data/coco)")
-    data.add_argument("--train_split", nargs="+", metavar="SPLIT", help="e.g. 2007_trainval 2012_trainval, or train")
-    data.add_argument("--val_split", nargs="?", metavar="SPLIT", help="score the network on it, e.g. 2007_test, or val")
-    data.add_argument("--classes", nargs="+", metavar="NAME", help="class names; those of the annotations unless given")
-    data.add_argument("--keep_difficult", action=FLAG, default=False, help="train on difficult objects too")
-    data.add_argument(
-        "--augment", action=FLAG, default=True, help="off: pictures as they are, to see a network overfit"
-    )
-    data.add_argument("--max_expand", type=float, default=4.0, help="largest side ratio of the zoomed-out picture")
-    data.add_argument("--min_crop", type=float, default=0.3, help="smallest share of a picture's sides in a crop")
-    data.add_argument("--channel_shuffle", type=float, default=0.5, help="probability of permuted colour channels")
-    data.add_argument(
-        "--frame_aspect",
-        type=float,
-        metavar="RATIO",
-        help="show half of the samples in windows of this width:height, as frames of a video are seen (16:9: 1.78)",
-    )
-    data.add_argument("--num_workers", type=int, default=4, help="processes that read and augment pictures")
-    data.add_argument(
-        "--cache", choices=("none", "ram"), default="none", help="ram: keep the decoded pictures in memory"
-    )
-    check = data.add_mutually_exclusive_group()
-    check.add_argument("--check_only", action="store_true", help="read the data, say what is in it, and end")
-    check.add_argument("--skip_check", action="store_true", help="train without reading all data first")
-
-
-def add_network_arguments(parser):
-    net = parser.add_argument_group("network")
-    net.add_argument("--size", type=int, default=300, choices=(300, 512), help="side of the input")
-    net.add_argument("--width", type=float, default=1.0, help="factor on the paper's channel counts")
-    net.add_argument(
-        "--basenet", default="vgg16_reducedfc.pth", help="pre-trained base, or none: from scratch with BatchNorm"
-    )
-    net.add_argument(
-        "--finetune",
-        metavar="FILE",
-        help="start from a checkpoint: one of half the --width is widened, what doesn't fit is initialised anew",
-    )
-    net.add_argument(
-        "--freeze", type=int, default=0, metavar="N", help="keep the base's first N layers (conv1, conv2: 10)"
-    )
-    net.add_argument("--crop_passes", type=int, default=0, help="first train the base on object crops, so many passes")
-    net.add_argument("--crop_size", type=int, default=96, help="side of these crops")
-
-
-def add_optimisation_arguments(parser):
-    optim = parser.add_argument_group("optimisation")
-    optim.add_argument("--batch_size", type=int, default=32)
-    optim.add_argument(
-        "--max_iter", type=int, help="length of the run; the configuration's (VOC: 120,000) unless given"
-    )
-    optim.add_argument("--optimizer", choices=("sgd", "adamw"), default="sgd")
-    optim.add_argument("--lr", "--learning-rate", type=float, default=1e-3)
-    optim.add_argument("--momentum", type=float, default=0.9)
-    optim.add_argument("--weight_decay", type=float, default=5e-4)
-    optim.add_argument("--gamma", type=float, default=0.1, help="factor of the learning rate at each step")
-    optim.add_argument(
-        "--lr_steps", type=int, nargs="+", metavar="N", help="iterations of the steps (VOC: 80000 100000)"
-    )
-    optim.add_argument(
-        "--caffe_bias", action=FLAG, default=False, help="biases: twice the rate, no decay (paper's code)"
-    )
-    optim.add_argument(
-        "--ema", type=float, default=0.0, metavar="DECAY", help="score and keep averaged weights; 0: none"
-    )
-    optim.add_argument(
-        "--clip_grad", type=float, default=0.0, metavar="NORM", help="clip the gradient's norm; 0: don't"
-    )
-    optim.add_argument(
-        "--accumulate", type=int, default=1, metavar="K", help="compute a batch in K parts, to save memory"
-    )
-    optim.add_argument("--schedule", choices=("step", "cosine", "onecycle", "constant"), default="step")
-    optim.add_argument("--warmup", type=int, default=500, help="iterations of linear warm-up; 0: none")
-    optim.add_argument("--low_resolution", type=int, metavar="SIZE", help="input of the run's first part, from scratch")
-    optim.add_argument("--low_resolution_iter", type=int, default=0, metavar="N", help="length of that part")
-    optim.add_argument("--seed", type=int, default=0)
-
-
-def add_run_arguments(add):
-    add("--cuda", type=_boolean, default=True, help="use CUDA where there is one")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    add("--precision", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="of the network")
-    add("--resume", metavar="FILE", help="go on from a run's state, or `auto`: from the newest in --save_folder")
-    add("--start_iter", type=int, help="iteration to resume at; the state's own unless given")
-    add("--save_folder", default="weights/", help="where states and the checkpoint go")
-    add("--compile", action=FLAG, default=False, help="compile the network (torch.compile)")
-    add("--eval_every", type=int, default=5000, help="iterations between two scorings on --val_split")
-    add("--save_every", type=int, default=5000, help="iterations between two saved states")
-    add("--keep", type=int, default=3, help="states to keep")
-    add("--print_every", type=int, default=10, help="iterations between two lines of the log")
-    add("--visdom", type=_boolean, default=False, help="gone: curves are shown by TensorBoard")
-
-
-def _boolean(text):
-    """The lineage's `--cuda True` and `--cuda False`."""
-    if text.lower() in ("yes", "true", "t", "1"):
-        return True
-    if text.lower() in ("no", "false", "f", "0"):
-        return False
-    raise argparse.ArgumentTypeError(f"True or False expected, not {text!r}")
+def _removed(_):
+    raise argparse.ArgumentTypeError("removed; train at full size")
 
 
 def main(args):
-    from training.loop import train
-    from utils.system import keep_freed_memory
+    """Train as the flags say, from the first (or the resumed) iteration to the last.
 
-    if args.visdom:
-        print("--visdom is gone; see the curves with: tensorboard --logdir", Path(args.save_folder) / "log")
+    Raises:
+        InputError: data, weights or flags are invalid, a loss is not finite, or a file can't be written.
+    """
+    if args.finetune and args.basenet:
+        raise InputError("--basenet and --finetune exclude each other; --finetune brings its own base network")
+
+    import torch
+
+    from data.config import MEANS, get_config
+    from layers.modules import MultiBoxLoss
+    from metrics.ground_truth import open_evaluation_set
+    from ssd import build_ssd
+    from training import distributed, network, samples, state
+    from training.check import check_images
+    from training.engine import Trainer, prediction_grid, save_for_use, validate
+    from training.log import Log, draw_curves
+    from training.optimizer import build_optimizer, learning_rate
+    from training.pretrain import pretrain_base
+    from utils.augmentations import SSDAugmentation
+    from utils.system import StopSignals, choose_precision, keep_freed_memory, report_out_of_memory
+    from weights.checkpoint import CheckpointInfo
+
     keep_freed_memory()
-    train(args)
+    torch.set_flush_denormal(True)  # denormal weights and moments slow a CPU down many times
+    torch.manual_seed(args.seed)
+    device_name = "cpu" if args.device == "auto" and not args.cuda else args.device
+    with distributed.join(device_name) as (ranks, device), state.open_folder(args.save_folder, ranks) as folder:
+        say = ranks.say
+        if args.visdom:
+            say(f"--visdom is removed; see the curves with: tensorboard --logdir {folder / 'log'}")
+        precision = choose_precision(args.precision, device)
+        if device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # all batches have one shape
+
+        # The data, and the weights to start from
+        images, class_names = samples.open_images(
+            args.dataset, args.dataset_root, args.train_split, args.classes, args.keep_difficult
+        )
+        if args.check_only:
+            check_images(images, class_names, ranks, args.num_workers, name_all=True)
+            return
+        val_images = None
+        if args.val_split and ranks.is_main:
+            val_images = open_evaluation_set(args.dataset, args.dataset_root, args.val_split)
+        path, resumed = state.find_state(args.resume, folder, say)
+        start = None
+        if path is not None:
+            start = network.read_start(path, resumed)
+            if not network.is_run_state(resumed):
+                say(f"{path}: contains only weights, not the state of a run; starting from them")
+                resumed = None
+        elif args.finetune:
+            start = network.read_start(args.finetune)
+
+        # The network
+        size = args.size or (start.config.min_dim if start and start.config else 300)
+        width = args.width or (start.width if start and start.width else 1.0)
+        batch_norm = start.batch_norm if start else args.basenet == "none"
+        config = get_config(args.dataset, size)
+        if start and start.config:
+            start.check(size, width)
+            # The priors belong to the weights, the schedule to the data set.
+            config = replace(start.config, lr_steps=config.lr_steps, max_iter=config.max_iter)
+        check_batch(args.batch_size, args.accumulate, ranks.world, batch_norm)
+        net = build_ssd("train", config=config, num_classes=len(class_names) + 1, width=width, batch_norm=batch_norm)
+        run = state.identify_run(
+            dataset=args.dataset,
+            images=images,
+            class_names=class_names,
+            net=net,
+            optimizer=args.optimizer,
+            seed=args.seed,
+            batch_size=args.batch_size,
+        )
+        state.check_folder(folder, args.resume, run)
+        if resumed is None:
+            if start:
+                network.load_fitting(net, start, class_names, say)
+            elif batch_norm:
+                say("base network, extra layers and heads initialized from scratch, with BatchNorm")
+            else:
+                network.load_base(net, args.basenet or network.BASE, say)
+        net.to(device, memory_format=torch.channels_last)
+
+        # The images that can be used
+        usable = state.usable_images(resumed, len(images))
+        if usable is None:
+            usable = list(range(len(images)))
+            if not args.skip_check:
+                usable = check_images(images, class_names, ranks, args.num_workers)
+        images = samples.Subset(images, usable)
+        if args.cache == "ram":
+            images = samples.InMemory(images, args.num_workers)
+
+        # The schedule: defaults for another length than the paper's are fractions of it
+        max_iter = args.max_iter or config.max_iter
+        period = max(1, min(PAPER_PERIOD, max_iter * PAPER_PERIOD // PAPER_ITERATIONS))
+        save_every, eval_every = args.save_every or period, args.eval_every or period
+        warmup = min(PAPER_WARMUP, max_iter * PAPER_WARMUP // PAPER_ITERATIONS) if args.warmup is None else args.warmup
+        lr_steps = args.lr_steps or [round(step * max_iter / config.max_iter) for step in config.lr_steps]
+
+        # The trainer, at the first or the resumed iteration
+        if ranks.is_main:
+            state.write_identity(folder, run)
+        if args.crop_passes and resumed is None:
+            pretrain_base(
+                net,
+                images,
+                ranks,
+                folder / "crops.pth",
+                passes=args.crop_passes,
+                crop_size=args.crop_size,
+                lr=args.lr,
+                seed=args.seed,
+                num_workers=args.num_workers,
+            )
+        net.train()
+        network.freeze_base(net, args.freeze)
+        criterion = MultiBoxLoss(net.num_classes, variance=config.variance)
+        optimizer = build_optimizer(
+            net,
+            args.optimizer,
+            args.lr,
+            device,
+            momentum=args.momentum,
+            weight_decay=args.weight_decay,
+            caffe_bias=args.caffe_bias,
+        )
+        trainer = Trainer(
+            net,
+            criterion,
+            optimizer,
+            ranks,
+            precision=precision,
+            accumulate=args.accumulate,
+            clip_grad=args.clip_grad,
+            ema=args.ema,
+            compiled=args.compile,
+        )
+        first, log_state, best = 0, None, -1.0
+        if resumed is not None:
+            first, log_state, best = state.restore(path, resumed, trainer, run, say)
+            say(f"resuming from {path} at iteration {first}")
+        if args.start_iter is not None:
+            first, log_state = args.start_iter, None
+        info = CheckpointInfo(config, class_names, width, trained_with=" ".join(["train.py", *sys.argv[1:]]))
+        final = folder / f"ssd{size}_w{round(width * 100):03d}_final.pth"
+        if first > max_iter or (first == max_iter and final.is_file()):
+            say(f"nothing to do: the run is at iteration {first}, and --max_iter is {max_iter}")
+            return
+
+        # The loader: order and augmentation of the samples depend on the seed and the iteration alone
+        augmentation = samples.NoAugmentation(size)
+        if args.augment:
+            augmentation = SSDAugmentation(
+                size,
+                MEANS,
+                args.max_expand,
+                args.channel_shuffle,
+                subtract_mean=False,
+                min_crop=args.min_crop,
+                frame_aspect=args.frame_aspect,
+            )
+        weights = samples.balancing_weights(images) if args.balance else None
+        loader = samples.build_loader(
+            samples.TrainingSamples(images, augmentation, args.seed, weights),
+            samples.RunBatches(first, max_iter, args.batch_size, ranks),
+            samples.MatchedBatch(criterion, net.priors.cpu()),
+            args.num_workers,
+            device,
+        )
+        log = Log(
+            folder,
+            first,
+            max_iter,
+            print_every=args.print_every,
+            batch_size=args.batch_size,
+            image_path=images.image_path,
+            is_main=ranks.is_main,
+            state=log_state,
+        )
+
+        def save(done, unscored=False):
+            """Write the state after `done` iterations; `unscored`: its validation is still due."""
+            log.settle()
+            network.check_finite(net, done)
+            if ranks.is_main:
+                contents = {"run": run, "config": asdict(config), "usable": usable, "best": best}
+                contents |= {"log": log.state(unscored), **trainer.state_dict()}
+                state.save_state(folder, done, contents, args.keep)
+
+        def score(done):
+            """Validate, keep the best network, and save the state again, now with its score."""
+            nonlocal best, info
+            if ranks.is_main:
+                result, threshold = validate(trainer.result, info, val_images, device)
+                log.scores(done, result, prediction_grid(trainer.result, info, val_images, device))
+                mean_ap = round(result.mean_ap_11, 4)
+                info = replace(info, mAP=mean_ap, mAP_on=val_images.title, threshold=threshold)
+                if result.mean_ap_11 > best:
+                    best = result.mean_ap_11
+                    save_for_use(folder / "best.pth", trainer.result, info)
+            ranks.wait()
+            save(done)
+
+        # The loop
+        remedy = f"use a smaller --batch_size (now {args.batch_size}) or more parts (--accumulate)"
+        with report_out_of_memory(remedy), StopSignals() as stop, log:
+            if log_state and log_state["unscored"] and args.val_split:
+                score(first)
+            for iteration, (batch, indices) in enumerate(samples.batches_on(device, loader), start=first):
+                rate = learning_rate(
+                    iteration,
+                    base_lr=args.lr,
+                    max_iter=max_iter,
+                    schedule=args.schedule,
+                    steps=lr_steps,
+                    gamma=args.gamma,
+                    warmup=warmup,
+                )
+                values = trainer.step(batch, rate, iteration)
+                log.step(iteration, rate, values, indices)
+                done = iteration + 1
+                # All ranks must stop at the same iteration. This synchronizes, so only ask when logging does anyway.
+                stopping = (ranks.world == 1 or done % args.print_every == 0) and ranks.any(stop)
+                scoring = bool(args.val_split) and (done % eval_every == 0 or done == max_iter)
+                if scoring or stopping or done % save_every == 0 or done == max_iter:
+                    save(done, unscored=scoring)
+                if stopping:
+                    say(f"stopped by {stop.name or 'a signal'} after iteration {done}; resume with --resume auto")
+                    sys.exit(128 + (stop.number or signal.SIGTERM))
+                if scoring:
+                    score(done)
+        if ranks.is_main:
+            save_for_use(final, trainer.result, info)
+            draw_curves(folder)
+            say(f"trained {count(max_iter, 'iteration')}; the network is {final}, the curves are in curves.png")
+
+
+def check_batch(batch_size, accumulate, world, batch_norm):
+    """Raise InputError unless a batch can be shared by the processes and computed in parts."""
+    if batch_size % world:
+        raise InputError(f"--batch_size {batch_size} counts all processes and must be a multiple of their {world}")
+    part = batch_size // world // accumulate
+    least = 2 if batch_norm else 1
+    if part < least:
+        raise InputError(
+            f"--batch_size {batch_size} leaves parts of {part} for {accumulate} parts on {world} processes; "
+            f"{'BatchNorm' if batch_norm else 'training'} needs {least}"
+        )
 
 
 if __name__ == "__main__":
     arguments = get_args_parser().parse_args()
-    from utils.errors import exit_on_input_error
-
     with exit_on_input_error():
         main(arguments)

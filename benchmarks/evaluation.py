@@ -15,10 +15,11 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
+from metrics.detect import detect_pictures
+
 from data.transforms import resize
 from inference import Detector
 from inference.pictures import list_pictures
-from metrics.detect import detect_pictures
 from ssd import build_ssd
 from utils.images import read_image
 from weights.checkpoint import CheckpointInfo

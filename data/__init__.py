@@ -1,34 +1,30 @@
-"""What goes into the network: configurations and class names, data sets, preprocessing and augmentation."""
+"""What the network is fed: configurations and class names, data sets, preprocessing and augmentation."""
+
+import os
 
 from utils import images  # noqa: F401 (before OpenCV, whose limits it sets)
-from utils.augmentations import SSDAugmentation
-from utils.errors import InputError
 
-from .coco import COCO_CLASSES, COCO_ROOT, COCOAnnotationTransform, COCODetection
-from .config import CONFIGS, HOME, MEANS, RGB_MEANS, SSDConfig, coco, coco512, voc, voc512
-from .transforms import BaseTransform, detection_collate
+import cv2  # isort: skip
+import numpy as np
+import torch
+
+from utils.augmentations import SSDAugmentation
+
+from .coco import COCO_CLASSES, COCO_ROOT, COCOAnnotationTransform, COCODetection, get_label_map
+from .config import COLORS, HOME, MEANS, RGB_MEANS, coco, coco512, ilsvrc, ilsvrc512, v2, voc, voc512
+from .ilsvrc import ILSVRC_CLASSES, ILSVRC_ROOT, ILSVRCDetection
+from .transforms import BaseTransform, base_transform, detection_collate
 from .voc0712 import VOC_CLASSES, VOC_ROOT, VOCAnnotationTransform, VOCDetection
 
+# Names of the lineage's first version.
+AnnotationTransform = VOCAnnotationTransform
+VOCroot, COCOroot = VOC_ROOT, COCO_ROOT
+
+# cv2, np, os and torch are part of it: scripts of the lineage get them from `from data import *`.
 __all__ = [
-    "COCO_CLASSES",
-    "COCO_ROOT",
-    "CONFIGS",
-    "HOME",
-    "MEANS",
-    "RGB_MEANS",
-    "VOC_CLASSES",
-    "VOC_ROOT",
-    "BaseTransform",
-    "COCOAnnotationTransform",
-    "COCODetection",
-    "InputError",
-    "SSDAugmentation",
-    "SSDConfig",
-    "VOCAnnotationTransform",
-    "VOCDetection",
-    "coco",
-    "coco512",
-    "detection_collate",
-    "voc",
+    "COCO_CLASSES", "COCO_ROOT", "COLORS", "HOME", "ILSVRC_CLASSES", "ILSVRC_ROOT", "MEANS", "RGB_MEANS", "VOC_CLASSES",
+    "VOC_ROOT", "AnnotationTransform", "BaseTransform", "COCOAnnotationTransform", "COCODetection", "COCOroot",
+    "ILSVRCDetection", "SSDAugmentation", "VOCAnnotationTransform", "VOCDetection", "VOCroot", "base_transform", "coco",
+    "coco512", "cv2", "detection_collate", "get_label_map", "ilsvrc", "ilsvrc512", "np", "os", "torch", "v2", "voc",
     "voc512",
-]
+]  # fmt: skip

@@ -1,20 +1,22 @@
-"""COCO: class names, the instances JSON, and the data set for training.
+"""COCO: class names, the instances JSON, and the data set.
 
-Category ids, names and their order come from the JSON alone: any data set in COCO's format works, whatever its classes.
+Category ids, names and their order come from the JSON, so any data set in COCO's format works.
 """
 
 import json
+import os
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import cached_property
+from io import StringIO
 from pathlib import Path
 
 from utils.errors import InputError, name_problem
 
 from .config import HOME
-from .voc0712 import LARGEST, VOCDetection
+from .voc0712 import MAX_COORDINATE, VOCDetection
 
-COCO_ROOT = str(Path(HOME) / "data" / "coco")
-
-# The 80 classes in the order of their category ids (which have gaps: 1 to 90).
+COCO_ROOT = f"{HOME}/data/coco/"  # scripts append to it
 COCO_CLASSES = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
     "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow",
@@ -25,160 +27,173 @@ COCO_CLASSES = (
     "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven",
     "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
 )  # fmt: skip
+_UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # of COCO's category ids 1 to 90
 
 
 @dataclass(frozen=True)
 class COCOAnnotations:
-    """What an instances JSON holds, checked.
+    """The checked contents of an instances JSON.
 
-    content: the JSON as it is; images: {image id: its entry}; objects: {image id: its annotation entries}, an empty
-    list where there is none; category_ids, class_names: the categories by rising id.
+    Attributes:
+        content: the JSON itself.
+        images: {image id: its entry}.
+        objects: {image id: list of its annotation entries}.
+        category_ids, class_names: the categories by increasing id.
     """
 
     path: Path
     content: dict
     images: dict
     objects: dict
-    category_ids: tuple[int, ...]
+    category_ids: tuple
     class_names: tuple[str, ...]
-
-    @property
-    def category_index(self):
-        """{category id: index of the class}, counted from 0 without a background."""
-        return {category_id: index for index, category_id in enumerate(self.category_ids)}
 
 
 def read_coco_annotations(path):
-    """Read an instances JSON; returns COCOAnnotations.
+    """Read an instances JSON: a COCOAnnotations.
 
-    Raises InputError where the file is missing or no such JSON, a name in it can't be used, or an annotation names a
-    picture or a category that the file doesn't list, or has no box of four numbers.
+    Raises:
+        InputError: the file is missing or not an instances JSON, a name is invalid, two categories have the same name,
+            or an annotation has an unlisted image or category, or no box of four numbers.
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path} isn't there: {_remedy(path)}")
+        raise InputError(f"{path}: no such file; {_remedy(path)}")
     content = read_json(path, "COCO instances JSON")
     try:
         images = {image["id"]: image for image in content["images"]}
         names = {category["id"]: category["name"] for category in content["categories"]}
         objects = {image_id: [] for image_id in images}
-        _check_names(images, names)
-        for place, row in enumerate(content["annotations"]):
-            if row["image_id"] not in images:
-                raise ValueError(f"annotation {place} is of picture {row['image_id']!r:.60}, which isn't listed")
-            if row["category_id"] not in names:
-                raise ValueError(f"annotation {place} has category {row['category_id']!r:.60}, which isn't listed")
-            if not _are_numbers(row["bbox"], 4):
-                raise ValueError(f"annotation {place} has bbox {row['bbox']!r:.100}, not four finite numbers")
-            objects[row["image_id"]].append(row)
+        _check_ids_and_names(images, names)
+        for index, entry in enumerate(content["annotations"]):
+            if entry["image_id"] not in images:
+                raise ValueError(f"annotation {index} has the unlisted image {entry['image_id']!r:.60}")
+            if entry["category_id"] not in names:
+                raise ValueError(f"annotation {index} has the unlisted category {entry['category_id']!r:.60}")
+            if not _is_box(entry["bbox"]):
+                raise ValueError(f"annotation {index} has bbox {entry['bbox']!r:.100}, expected four finite numbers")
+            objects[entry["image_id"]].append(entry)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise InputError(f"{path} is no COCO instances JSON: {str(reason)[:300]}") from error
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise InputError(f"{path}: not a COCO instances JSON ({str(reason)[:300]})") from error
     category_ids = tuple(sorted(names))
     class_names = tuple(names[category_id] for category_id in category_ids)
     return COCOAnnotations(path, content, images, objects, category_ids, class_names)
 
 
 def _remedy(path):
-    """What to do about an instances JSON that isn't there: name a split that is, or bring the data."""
     splits = sorted(other.stem.removeprefix("instances_") for other in path.parent.glob("instances_*.json"))
     if splits:
-        same = ' (which holds the pictures of "trainval35k")' if "train2017" in splits else ""
-        return f"the splits that are there: {', '.join(splits[:10])}{same}"
-    return (
-        "give the folder that holds annotations/ and images/ (--dataset_root), "
-        "or fetch COCO with data/scripts/COCO2017.sh (20 GB)"
-    )
+        return f"choose another split, found: {', '.join(splits[:10])} (train2017 has the images of trainval35k)"
+    return "name COCO's folder with --dataset_root, or download it with data/scripts/COCO2017.sh (20 GB)"
 
 
 def read_json(path, kind):
-    """What a JSON file holds. Raises InputError where it can't be read; kind: what it should be, in words."""
+    """Parse a JSON file. Raises InputError if it can't be read; `kind` says what the file should be."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path} can't be read ({error.strerror})") from error
+        raise InputError(f"{path}: can't be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
-        reason = "it nests too deeply" if isinstance(error, RecursionError) else str(error)[:200]
-        raise InputError(f"{path} is no {kind}: it can't be read ({reason})") from error
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
+        raise InputError(f"{path}: not a {kind} ({reason})") from error
 
 
-def _check_names(images, names):
-    """Raise ValueError unless ids are of one kind, so that they have an order, and the names can be used."""
-    for what, ids in (("picture", images), ("category", names)):
-        kinds = {type(entry) for entry in ids}
-        if len(kinds) > 1 or kinds - {int, str}:
-            raise ValueError(f"the {what} ids are neither all whole numbers nor all text")
+def _check_ids_and_names(images, names):
+    """Raise ValueError unless ids can be sorted and all names can be used and shown."""
+    for kind, ids in (("image", images), ("category", names)):
+        types = {type(entry) for entry in ids}
+        if len(types) > 1 or types - {int, str}:
+            raise ValueError(f"the {kind} ids are neither all integers nor all text")
         for entry in ids:
             if isinstance(entry, str) and (problem := name_problem(entry)):
-                raise ValueError(f"the {what} id {entry!r:.60} can't be used, {problem}")
+                raise ValueError(f"the {kind} id {entry!r:.60} is invalid, {problem}")
+    id_of = {}
     for category_id, name in names.items():
         if problem := name_problem(name):
-            raise ValueError(f"the name of category {category_id} can't be used, {problem}")
+            raise ValueError(f"the name of category {category_id} is invalid, {problem}")
+        if id_of.setdefault(name, category_id) != category_id:
+            raise ValueError(f"categories {id_of[name]} and {category_id} have the same name {name!r}; rename one")
     for image_id, image in images.items():
         if problem := name_problem(image["file_name"], max_length=1000):
-            raise ValueError(f"the file_name of picture {image_id} can't be used, {problem}")
-        if not _are_numbers([image.get("width", 0), image.get("height", 0)], 2):
-            raise ValueError(f"the width and height of picture {image_id} aren't numbers")
+            raise ValueError(f"the file_name of image {image_id} is invalid, {problem}")
 
 
-def _are_numbers(values, count):
-    """Whether JSON gave a list of `count` numbers that can be places or sizes in a picture."""
-    return (
-        isinstance(values, list)
-        and len(values) == count
-        and all(type(value) in (int, float) and abs(value) <= LARGEST for value in values)
-    )
+def _is_box(values):
+    if not isinstance(values, list) or len(values) != 4:
+        return False
+    return all(type(value) in (int, float) and abs(value) <= MAX_COORDINATE for value in values)
 
 
-def find_picture(root, image_set, file_name):
-    """The path of a COCO picture: root/images/<set>/ (as in the lineage) where that folder is, else root/<set>/."""
-    folder = Path(root) / "images" / image_set
-    return (folder if folder.is_dir() else Path(root) / image_set) / file_name
+def get_label_map(label_file):
+    """Read a label map of the lineage, lines such as "90,80,toothbrush": {category id: label from 1}.
+
+    Raises:
+        InputError: the file can't be read, or a line does not start with two numbers.
+    """
+    try:
+        lines = Path(label_file).read_text(encoding="utf-8").splitlines()
+        rows = [line.split(",") for line in lines if line.strip()]
+        return {int(row[0]): int(row[1]) for row in rows}
+    except (OSError, ValueError, IndexError) as error:
+        raise InputError(f"{label_file}: not a label map, lines of category id, label and name ({error})") from error
 
 
 class COCOAnnotationTransform:
-    """COCO annotation entries to rows (x1, y1, x2, y2, label), corners as fractions of the picture.
+    """Turn COCO annotation entries into rows of boxes and labels.
 
-    category_index: {category id: label}, label counted from 0; without it, the data set's own is used, so this can
-    be called by itself only with one.
+    Args:
+        category_index: {category id: label from 0}, or the path of a label map (see `get_label_map`). If not given,
+            labels follow COCO_CLASSES, and in a COCODetection the categories of its JSON.
     """
 
     def __init__(self, category_index=None):
+        if isinstance(category_index, str | os.PathLike):
+            category_index = {key: label - 1 for key, label in get_label_map(category_index).items()}
         self.category_index = category_index
 
-    def __call__(self, target, width, height, category_index=None):
-        """target: list of annotation entries; width, height in pixels. Returns a list of rows of five numbers.
+    def __call__(self, target, width, height):
+        """Return a list of [x1, y1, x2, y2, label], corners as fractions of the image.
 
-        Crowds and boxes without any area are left out: neither shows a network one object's box.
+        Crowds and boxes without area are left out: their boxes don't show a single object.
+
+        Args:
+            target: list of annotation entries.
+            width, height: of the image in pixels.
         """
-        index = self.category_index if category_index is None else category_index
-        if index is None:
-            raise ValueError("COCOAnnotationTransform needs the category_index of an instances JSON")
+        label_of = _COCO_INDEX if self.category_index is None else self.category_index
         rows = []
         for entry in target:
-            x, y, box_width, box_height = entry["bbox"]
-            if entry.get("iscrowd") or box_width <= 0 or box_height <= 0:
-                continue
-            corners = (x / width, y / height, (x + box_width) / width, (y + box_height) / height)
-            rows.append([*corners, index[entry["category_id"]]])
+            x, y, w, h = entry["bbox"]
+            if entry["category_id"] not in label_of:
+                raise InputError(f"category {entry['category_id']} is not in the label map; add it")
+            if w > 0 and h > 0 and not entry.get("iscrowd"):
+                corners = (x / width, y / height, (x + w) / width, (y + h) / height)
+                rows.append([*corners, label_of[entry["category_id"]]])
         return rows
 
 
+_COCO_INDEX = {key: label for label, key in enumerate(key for key in range(1, 91) if key not in _UNUSED_IDS)}
+
+
 class COCODetection(VOCDetection):
-    """Pictures and objects of one COCO split, in the lineage's form; items are those of VOCDetection.
+    """Images and objects of a COCO split; items are those of VOCDetection.
 
     Args:
-        root: the folder that holds annotations/instances_<image_set>.json and images/<image_set>/ (or <image_set>/).
-        image_set: such as "trainval35k", "train2017".
+        root: the folder that contains annotations/instances_<image_set>.json and images/<image_set>/ (or <image_set>/).
+        image_set: such as "trainval35k" or "train2017".
         transform: called as transform(image, boxes, labels), e.g. SSDAugmentation or BaseTransform.
-        target_transform: turns annotation entries into rows; COCOAnnotationTransform() unless given.
-        dataset_name: for messages.
-        keep_empty: keep pictures that nothing is annotated in (the lineage leaves them out).
+        target_transform: called with an image's annotation entries, its width and height; returns rows.
+            COCOAnnotationTransform() if not given.
+        dataset_name: for the script's messages.
+        keep_empty: keep images without annotations (the lineage leaves them out).
 
-    `ids` are image ids; `class_names` the JSON's categories, in the order of the labels.
+    Attributes:
+        ids: image ids.
+        annotations: the COCOAnnotations.
 
     Raises:
-        InputError: the JSON is missing or broken, or no picture is left.
+        InputError: the JSON is missing or damaged, or no image is left.
     """
 
     def __init__(
@@ -191,33 +206,48 @@ class COCODetection(VOCDetection):
         *,
         keep_empty=False,
     ):
-        self.root = Path(root)
-        self.image_set = image_set
+        self.root, self.image_set, self.name = root, image_set, dataset_name
         self.transform = transform
-        self.target_transform = target_transform or COCOAnnotationTransform()
-        self.name = dataset_name
-        path = self.root / "annotations" / f"instances_{image_set}.json"
+        path = Path(root) / "annotations" / f"instances_{image_set}.json"
         self.annotations = read_coco_annotations(path)
-        self.class_names = self.annotations.class_names
-        self.ids = [image_id for image_id, rows in self.annotations.objects.items() if rows or keep_empty]
+        follows_json = type(target_transform) is COCOAnnotationTransform and target_transform.category_index is None
+        if target_transform is None or follows_json:
+            index = {key: label for label, key in enumerate(self.annotations.category_ids)}
+            target_transform = COCOAnnotationTransform(index)
+        self.target_transform = target_transform
+        self.ids = [image_id for image_id, entries in self.annotations.objects.items() if entries or keep_empty]
         if not self.ids:
-            raise InputError(f"{path}: no picture has an annotated object")
+            raise InputError(f"{path}: no image has an annotated object")
+        folder = Path(root) / "images" / image_set
+        self._image_folder = folder if folder.is_dir() else Path(root) / image_set
+
+    @property
+    def class_names(self):
+        """Names of the JSON's categories, in the order of the labels."""
+        return self.annotations.class_names
+
+    @cached_property
+    def coco(self):
+        """The split as a pycocotools.coco.COCO."""
+        from pycocotools.coco import COCO
+
+        coco = COCO()
+        coco.dataset = self.annotations.content
+        with redirect_stdout(StringIO()):  # it reports its progress
+            coco.createIndex()
+        return coco
 
     def image_path(self, index):
-        """Path of a picture."""
-        return find_picture(self.root, self.image_set, self.annotations.images[self.ids[index]]["file_name"])
+        return self._image_folder / self.annotations.images[self.ids[index]]["file_name"]
 
     def annotation_path(self, index):
-        """The one JSON that holds every picture's annotations."""
+        """Return the path of the JSON, the same for all images."""
         return self.annotations.path
 
     def pull_anno(self, index):
-        """The annotation entries of a picture, as they stand in the JSON."""
+        """Return the annotation entries of an image as in the JSON."""
         return self.annotations.objects[self.ids[index]]
 
     def pull_target(self, index, width, height):
-        """Rows [x1, y1, x2, y2, class] of one picture, corners as fractions."""
-        entries = self.pull_anno(index)
-        if isinstance(self.target_transform, COCOAnnotationTransform) and self.target_transform.category_index is None:
-            return self.target_transform(entries, width, height, self.annotations.category_index)
-        return self.target_transform(entries, width, height)
+        """Return the rows [x1, y1, x2, y2, label] of an image, corners as fractions."""
+        return self.target_transform(self.pull_anno(index), width, height)

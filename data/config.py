@@ -1,24 +1,29 @@
-"""Configurations of SSD: feature maps, default boxes and schedule of each network, and constants of the lineage.
+"""Configurations of SSD: feature maps, priors and schedule of each network, and the lineage's constants.
 
-The priors belong to the configuration and never to the class count: a custom class list uses VOC's priors
-unless another configuration is asked for.
+Priors belong to the configuration, not to the class count: a custom class list uses VOC's priors unless another
+configuration is given.
 """
 
-from dataclasses import dataclass, fields
-from pathlib import Path
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-HOME = str(Path.home())
+HOME = os.path.expanduser("~")  # noqa: PTH111 (the lineage's scripts expect a string)
 
-# Mean of the training pictures. MEANS is in BGR order, as OpenCV reads pictures and as the lineage's scripts pass it.
+# Mean of the training images. MEANS is BGR, as OpenCV reads images and as the lineage's scripts pass it.
 MEANS = (104, 117, 123)
 RGB_MEANS = (123, 117, 104)
 
+# BGR and alpha, for scripts that draw boxes.
+COLORS = ((255, 0, 0, 128), (0, 255, 0, 128), (0, 0, 255, 128),
+          (0, 255, 255, 128), (255, 0, 255, 128), (255, 255, 0, 128))  # fmt: skip
+
 
 @dataclass(frozen=True)
-class SSDConfig:
-    """One network's default boxes and training schedule; also answers ``cfg["min_dim"]`` as the lineage's dicts do.
+class SSDConfig(Mapping):
+    """Priors and training schedule of one network; also a mapping, as the lineage's dicts: cfg["min_dim"], dict(cfg).
 
-    Box sizes and steps are in pixels of the network's input. See section 2.2 of the paper for the box shapes.
+    Box sizes and steps are in pixels of the network's input. Section 2.2 of the paper explains the box shapes.
     """
 
     name: str
@@ -27,21 +32,25 @@ class SSDConfig:
     max_iter: int
     feature_maps: tuple[int, ...]  # side of each square map that predicts boxes
     min_dim: int  # side of the square input
-    steps: tuple[int, ...]  # distance of neighbouring prior centres
+    steps: tuple[int, ...]  # distance between the centers of neighboring priors
     min_sizes: tuple[float, ...]
     max_sizes: tuple[float, ...]
-    aspect_ratios: tuple[tuple[int, ...], ...]  # each also inverted; 1 is always there, twice
-    variance: tuple[float, float] = (0.1, 0.2)  # scales of the centre and size offsets
-    clip: bool = True  # priors (in centre-size form) cut to [0, 1]
+    aspect_ratios: tuple[tuple[int, ...], ...]  # each also inverted; two priors of ratio 1 come in addition
+    variance: tuple[float, float] = (0.1, 0.2)  # scales of the center and size offsets
+    clip: bool = True  # clip priors (in center-size form) to [0, 1]
 
     def __getitem__(self, key):
-        if key not in {field.name for field in fields(self)}:
-            raise KeyError(key)
-        return getattr(self, key)
+        return vars(self)[key]
+
+    def __iter__(self):
+        return iter(vars(self))
+
+    def __len__(self):
+        return len(vars(self))
 
     @property
     def boxes_per_cell(self):
-        """Number of priors in a cell of each feature map: two squares and two boxes a ratio."""
+        """Number of priors in a cell of each feature map: two squares, and two boxes per aspect ratio."""
         return tuple(2 + 2 * len(ratios) for ratios in self.aspect_ratios)
 
     @property
@@ -63,34 +72,33 @@ _SHAPE_512 = {
 }
 _SCHEDULE_VOC = {"num_classes": 21, "lr_steps": (80_000, 100_000), "max_iter": 120_000}
 _SCHEDULE_COCO = {"num_classes": 81, "lr_steps": (280_000, 360_000), "max_iter": 400_000}
+_SCHEDULE_ILSVRC = {"num_classes": 201, "lr_steps": (320_000, 400_000), "max_iter": 440_000}  # section 3.5
 
-voc = SSDConfig(
-    name="SSD300-VOC",
-    min_sizes=(30, 60, 111, 162, 213, 264),
-    max_sizes=(60, 111, 162, 213, 264, 315),
-    **_SHAPE_300,
-    **_SCHEDULE_VOC,
-)
-coco = SSDConfig(
-    name="SSD300-COCO",
-    min_sizes=(21, 45, 99, 153, 207, 261),
-    max_sizes=(45, 99, 153, 207, 261, 315),
-    **_SHAPE_300,
-    **_SCHEDULE_COCO,
-)
-voc512 = SSDConfig(
-    name="SSD512-VOC",
-    min_sizes=(35.84, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8),
-    max_sizes=(76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.6),
-    **_SHAPE_512,
-    **_SCHEDULE_VOC,
-)
-coco512 = SSDConfig(
-    name="SSD512-COCO",
-    min_sizes=(20.48, 51.2, 133.12, 215.04, 296.96, 378.88, 460.8),
-    max_sizes=(51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72),
-    **_SHAPE_512,
-    **_SCHEDULE_COCO,
-)
 
-CONFIGS = {config.name: config for config in (voc, coco, voc512, coco512)}
+def _boxes(*sizes):
+    """Return min_sizes and max_sizes of maps with these sizes: the largest box of a map depends on the next size."""
+    return {"min_sizes": sizes[:-1], "max_sizes": sizes[1:]}
+
+
+_VOC_300 = _SHAPE_300 | _boxes(30, 60, 111, 162, 213, 264, 315)
+_VOC_512 = _SHAPE_512 | _boxes(35.84, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.6)
+_COCO_300 = _SHAPE_300 | _boxes(21, 45, 99, 153, 207, 261, 315)
+_COCO_512 = _SHAPE_512 | _boxes(20.48, 51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72)
+
+voc = SSDConfig(name="SSD300-VOC", **_VOC_300, **_SCHEDULE_VOC)
+voc512 = SSDConfig(name="SSD512-VOC", **_VOC_512, **_SCHEDULE_VOC)
+coco = SSDConfig(name="SSD300-COCO", **_COCO_300, **_SCHEDULE_COCO)
+coco512 = SSDConfig(name="SSD512-COCO", **_COCO_512, **_SCHEDULE_COCO)
+ilsvrc = SSDConfig(name="SSD300-ILSVRC", **_COCO_300, **_SCHEDULE_ILSVRC)
+ilsvrc512 = SSDConfig(name="SSD512-ILSVRC", **_COCO_512, **_SCHEDULE_ILSVRC)
+v2 = voc  # its name in the lineage's first scripts
+
+CONFIGS = {config.name: config for config in (voc, voc512, coco, coco512, ilsvrc, ilsvrc512)}
+
+
+def get_config(dataset, size):
+    """Return the SSDConfig for "VOC", "COCO" or "ILSVRC" and an input of 300 or 512 pixels.
+
+    A folder counts as "VOC". Raises KeyError for another size.
+    """
+    return CONFIGS[f"SSD{size}-{dataset if dataset in ('COCO', 'ILSVRC') else 'VOC'}"]

@@ -1,7 +1,7 @@
 """Pascal VOC: annotations, and the data set in the lineage's form.
 
-Any folder in VOC format will do: `<root>/VOC<year>/{Annotations,ImageSets/Main,JPEGImages}` for each (year, split), or
-`<root>/{Annotations,ImageSets/Main,JPEGImages}` itself for pairs whose year is "".
+Any folder in VOC format works: `<root>/VOC<year>/{Annotations,ImageSets/Main,JPEGImages}` for each (year, split), or
+`<root>/{Annotations,ImageSets/Main,JPEGImages}` for pairs whose year is "".
 """
 
 import os
@@ -12,97 +12,73 @@ from xml.etree.ElementTree import ParseError
 import numpy as np
 import torch
 from defusedxml.common import DefusedXmlException
-from defusedxml.ElementTree import parse as parse_xml
+from defusedxml.ElementTree import parse
 
 from utils.errors import InputError, name_problem
-from utils.images import read_bgr
+from utils.images import IMAGE_SUFFIXES, read_bgr
 
 from .config import HOME
 
+VOC_ROOT = f"{HOME}/data/VOCdevkit/"  # scripts append to it
 VOC_CLASSES = (
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 
-VOC_ROOT = str(Path(HOME) / "data" / "VOCdevkit")
-LARGEST = 1e9  # pixels; a number beyond is no place in any picture, and float32 boxes would lose themselves in it
+MAX_COORDINATE = 1e9  # pixels; float32 boxes are useless beyond
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """The objects of one picture.
+    """The objects of one image.
 
     Attributes:
-        boxes: float32 [N, 4], (xmin, ymin, xmax, ymax) in pixels as they stand in the file: 1-based, in VOC.
+        boxes: float32 [N, 4], (xmin, ymin, xmax, ymax) in pixels as in the file: counted from 1 in VOC.
         names: N class names.
         difficult: bool [N].
-        width, height: of the picture in pixels; 0 where the file doesn't say.
     """
 
     boxes: np.ndarray
     names: tuple[str, ...]
     difficult: np.ndarray
-    width: int
-    height: int
 
 
 def read_annotation(path):
-    """Read a VOC annotation file.
-
-    A missing `difficult` is 0. Boxes come as they stand, degenerate ones too: it is for the reader to judge them.
+    """Read a VOC annotation file. A missing `difficult` is 0; degenerate boxes are kept.
 
     Raises:
-        InputError: the file is missing or broken, or an object lacks its name or a readable box.
+        InputError: the file is missing or damaged, or an object lacks its name or a readable box.
     """
-    root = _parse(path)
-    boxes, names, difficult = [], [], []
-    for number, element in enumerate(root.iterfind("object"), start=1):
-        name = " ".join((element.findtext("name") or "").split())
-        if not name:
-            raise InputError(f"{path}: object {number} has no name; give it one or remove the object")
-        if problem := name_problem(name):
-            raise InputError(f"{path}: the name of object {number} can't be used, {problem}; rename it")
-        names.append(name)
-        difficult.append(_number(element, "difficult", path, default=0) != 0)
-        corners = [_number(element, f"bndbox/{side}", path) for side in ("xmin", "ymin", "xmax", "ymax")]
-        boxes.append(corners)
-    return Annotation(
-        boxes=np.array(boxes, dtype=np.float32).reshape(-1, 4),
-        names=tuple(names),
-        difficult=np.array(difficult, dtype=bool),
-        width=int(_number(root, "size/width", path, default=0)),
-        height=int(_number(root, "size/height", path, default=0)),
-    )
-
-
-def _parse(path):
+    root = _read_xml(path)
     try:
-        return parse_xml(path).getroot()
+        return _parse_annotation(root)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _read_xml(path):
+    try:
+        return parse(path).getroot()
     except OSError as error:
         raise InputError(f"{path}: can't read the annotation ({error.strerror}); is the data set complete?") from error
     except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
         raise InputError(f"{path}: not a readable VOC annotation ({str(error)[:200]}); repair or remove it") from error
 
 
-def _number(element, tag, path, default=None):
+def _parse_annotation(root):
+    boxes, names, difficult = [], [], []
+    for number, element in enumerate(root.iterfind("object"), start=1):
+        name = " ".join((element.findtext("name") or "").split())
+        if problem := name_problem(name):
+            raise InputError(f"the name of object {number} is invalid, {problem}; rename or remove the object")
+        names.append(name)
+        difficult.append(_number(element, "difficult", default=0) != 0)
+        boxes.append([_number(element, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")])
+    boxes = np.array(boxes, dtype=np.float32).reshape(-1, 4)
+    return Annotation(boxes, tuple(names), np.array(difficult, dtype=bool))
+
+
+def _number(element, tag, default=None):
     text = element.findtext(tag)
     if text is None and default is not None:
         return default
@@ -110,70 +86,63 @@ def _number(element, tag, path, default=None):
         value = float(text)
     except (TypeError, ValueError):
         value = np.nan
-    if not abs(value) <= LARGEST:
-        raise InputError(f"{path}: <{tag.rpartition('/')[2]}> is {text!r:.60}, a number is expected; repair the file")
+    if not abs(value) <= MAX_COORDINATE:
+        raise InputError(f"<{tag.rpartition('/')[2]}> is {text!r:.60}, expected a number; repair the file")
     return value
 
 
 class VOCAnnotationTransform:
-    """Turn an annotation into rows of boxes and class indices.
+    """Turn an annotation into rows of boxes and labels.
 
     Args:
-        class_to_ind: class name -> index from 0; VOC's 20 classes unless given.
-        keep_difficult: keep objects marked difficult (the paper's own code does; the lineage doesn't).
+        class_to_ind: {class name: label from 0}; VOC's 20 classes if not given.
+        keep_difficult: keep objects marked difficult (the paper's code does; the lineage doesn't).
     """
 
     def __init__(self, class_to_ind=None, keep_difficult=False):
-        self.class_to_ind = class_to_ind or {name: index for index, name in enumerate(VOC_CLASSES)}
+        self.class_to_ind = class_to_ind or {name: label for label, name in enumerate(VOC_CLASSES)}
         self.keep_difficult = keep_difficult
 
     def __call__(self, target, width, height):
-        """target: an Annotation, or the XML root element as in the lineage; width, height: of the picture.
+        """Return a list of [xmin, ymin, xmax, ymax, label], corners as fractions of the image counted from 0.
 
-        Returns:
-            A list of [xmin, ymin, xmax, ymax, class], corners as fractions of the picture.
+        Args:
+            target: the root element of an annotation's XML, or an Annotation.
+            width, height: of the image in pixels; 1 and 1 give corners in pixels.
 
         Raises:
-            InputError: a class isn't in the list.
+            InputError: the annotation is invalid, or a class is not in the list.
         """
-        annotation = target if isinstance(target, Annotation) else _annotation_of_element(target)
-        unknown = sorted(set(annotation.names) - set(self.class_to_ind))
-        if unknown:
-            raise InputError(
-                f"class {', '.join(map(repr, unknown))} isn't in the class list; add it or remove its objects"
-            )
-        labels = np.array([self.class_to_ind[name] for name in annotation.names], dtype=np.float32)
-        corners = (annotation.boxes - 1) / np.array([width, height, width, height], dtype=np.float32)
-        rows = np.hstack([corners, labels[:, None]])
-        return rows[~annotation.difficult | self.keep_difficult].tolist()
-
-
-def _annotation_of_element(root):
-    boxes = [
-        [float(o.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")] for o in root.iter("object")
-    ]
-    return Annotation(
-        boxes=np.array(boxes, dtype=np.float32).reshape(-1, 4),
-        names=tuple((o.findtext("name") or "").lower().strip() for o in root.iter("object")),
-        difficult=np.array([int(o.findtext("difficult") or 0) != 0 for o in root.iter("object")], dtype=bool),
-        width=0,
-        height=0,
-    )
+        annotation = target if isinstance(target, Annotation) else _parse_annotation(target)
+        if unknown := sorted(set(annotation.names) - set(self.class_to_ind)):
+            names = ", ".join(map(repr, unknown))
+            raise InputError(f"class {names} is not in the class list; add it or remove its objects")
+        corners = ((annotation.boxes - 1) / np.array([width, height, width, height])).tolist()
+        labels = [self.class_to_ind[name] for name in annotation.names]
+        kept = ~annotation.difficult | self.keep_difficult
+        return [[*box, label] for box, label, keep in zip(corners, labels, kept, strict=True) if keep]
 
 
 class VOCDetection(torch.utils.data.Dataset):
-    """Pictures and objects of one or several VOC splits.
+    """Images and objects of VOC splits.
 
     Args:
-        root: the folder that holds VOC2007, VOC2012, ...
+        root: the folder that contains VOC2007, VOC2012, ...
         image_sets: (year, split) pairs, read one after the other.
         transform: called as transform(image, boxes, labels), e.g. SSDAugmentation or BaseTransform.
-        target_transform: turns an Annotation into rows; VOCAnnotationTransform() unless given.
-        dataset_name: for messages.
+        target_transform: called with the annotation's XML root element and the image's width and height; returns rows.
+            VOCAnnotationTransform() if not given.
+        dataset_name: for the script's messages.
+
+    Attributes:
+        ids: (folder, image name) pairs.
 
     Raises:
         InputError: a split is missing or empty.
     """
+
+    _annopath = "%s/Annotations/%s.xml"  # of an entry of `ids`
+    _imgpath = "%s/JPEGImages/%s.jpg"
 
     def __init__(
         self,
@@ -183,91 +152,98 @@ class VOCDetection(torch.utils.data.Dataset):
         target_transform=None,
         dataset_name="VOC0712",
     ):
-        self.root = Path(root)
-        self.image_set = tuple(tuple(pair) for pair in image_sets)
+        self.root, self.image_set, self.name = root, image_sets, dataset_name
         self.transform = transform
         self.target_transform = target_transform or VOCAnnotationTransform()
-        self.name = dataset_name
-        self.ids = [entry for year, split in self.image_set for entry in read_split(self.root, year, split)]
+        self.ids = [entry for image_set in image_sets for entry in self._read_split(image_set)]
+
+    def _read_split(self, image_set):
+        return read_split(self.root, *image_set)
+
+    @property
+    def class_names(self):
+        """Class names in the order of the labels."""
+        label_of = getattr(self.target_transform, "class_to_ind", None)
+        return tuple(sorted(label_of, key=label_of.get)) if label_of else VOC_CLASSES
 
     def __len__(self):
         return len(self.ids)
 
     def __getitem__(self, index):
-        """(image, target): float32 RGB [3, H, W] as the transform leaves it, and float32 [objects, 5]."""
-        image, target, _, _ = self.pull_item(index)
-        return image, target
+        """Return (image, target) of `pull_item`."""
+        return self.pull_item(index)[:2]
 
     def pull_item(self, index):
-        """(image, target, height, width): as __getitem__, with the size of the picture in the file."""
+        """Return (image, target, height, width), the size being the file's.
+
+        With a transform, the image is its result as RGB tensor [3, H, W] (float32 from the project's transforms), and
+        the target an array [objects, 5]. Without, as in the lineage, the image is a uint8 BGR tensor [3, H, W], and the
+        target what the target_transform returns.
+        """
         image = self.pull_image(index)
         height, width = image.shape[:2]
-        target = np.array(self.pull_target(index, width, height), dtype=np.float32).reshape(-1, 5)
+        target = self.pull_target(index, width, height)
         if self.transform is not None:
+            target = np.array(target, dtype=np.float32) if len(target) else np.zeros((0, 5), np.float32)
             image, boxes, labels = self.transform(image, target[:, :4], target[:, 4])
-            target = np.hstack([boxes, labels[:, None]]).astype(np.float32)
-        image = np.ascontiguousarray(image[:, :, ::-1])  # BGR -> RGB
+            image = np.ascontiguousarray(image[:, :, ::-1])
+            target = np.hstack([boxes, np.expand_dims(labels, 1)])
         return torch.from_numpy(image).permute(2, 0, 1), target, height, width
 
     def pull_image(self, index):
-        """The picture as OpenCV reads it: uint8 BGR [H, W, 3].
-
-        Raises:
-            InputError: it is missing or not a readable picture.
-        """
+        """Return the image as uint8 BGR [H, W, 3]. Raises InputError if it is missing or not readable."""
         return read_bgr(self.image_path(index))
 
     def pull_target(self, index, width, height):
-        """Rows [x1, y1, x2, y2, class] of one picture, corners as fractions."""
+        """Return the rows [x1, y1, x2, y2, label] of an image, corners as fractions."""
         path = self.annotation_path(index)
-        annotation = read_annotation(path)
+        root = _read_xml(path)
         try:
-            return self.target_transform(annotation, width, height)
+            return self.target_transform(root, width, height)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
 
     def pull_anno(self, index):
-        """(image id, rows): the objects of one picture, corners in pixels from 0, as in the lineage."""
+        """Return (image name, rows [x1, y1, x2, y2, label]), corners in pixels from 0."""
         return self.ids[index][1], self.pull_target(index, 1, 1)
 
     def pull_tensor(self, index):
-        """The picture as a tensor with a batch axis: uint8 BGR [1, 3, H, W]."""
-        return torch.from_numpy(self.pull_image(index)).permute(2, 0, 1).unsqueeze(0)
+        """Return the image as float32 BGR tensor [1, H, W, 3]."""
+        return torch.from_numpy(self.pull_image(index)).float().unsqueeze(0)
 
     def image_path(self, index):
-        """Path of a picture: <id>.jpg, or the file of that name with another ending (.JPG, .png, ...)."""
-        folder, name = self.ids[index]
-        path = Path(folder) / "JPEGImages" / f"{name}.jpg"
-        others = (path.with_suffix(ending) for ending in IMAGE_ENDINGS)
-        return next((there for there in (path, *others) if os.path.exists(there)), path)  # noqa: PTH110 (never raises)
+        """Return the path of an image: <name>.jpg (of ILSVRC .JPEG), or the file with another image suffix."""
+        usual = Path(self._imgpath % self.ids[index])
+        others = (usual.with_suffix(form) for suffix in IMAGE_SUFFIXES for form in (suffix, suffix.upper()))
+        return next((path for path in (usual, *others) if os.path.exists(path)), usual)  # noqa: PTH110 (never raises)
 
     def annotation_path(self, index):
-        folder, name = self.ids[index]
-        return Path(folder) / "Annotations" / f"{name}.xml"
-
-
-IMAGE_ENDINGS = (".JPG", ".jpeg", ".JPEG", ".png", ".PNG", ".bmp", ".webp")
+        return Path(self._annopath % self.ids[index])
 
 
 def read_split(root, year, split):
-    """The (folder, picture id) pairs that a split lists.
+    """Return the (folder, image name) pairs that a split of VOC<year> lists, or, with year "", of a folder.
 
-    Raises:
-        InputError: the split's file is missing or empty.
+    Raises InputError if the split's file is missing, damaged or empty.
     """
     folder = Path(root) / f"VOC{year}" if year else Path(root)
     path = folder / "ImageSets" / "Main" / f"{split}.txt"
+    remedy = "data/scripts/ has a download script for each VOC year, or name the folder with --dataset_root"
+    return [(str(folder), name) for name in read_image_list(path, remedy)]
+
+
+def read_image_list(path, remedy):
+    """Return the image names of a split's file, the first word of each line; `remedy` is for a missing file."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError as error:
-        hint = "data/scripts/ has a download script for each VOC year, or name the folder with --dataset_root"
-        raise InputError(f"{path}: no such split; {hint}") from error
+        raise InputError(f"{path}: no such split; {remedy}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: can't read the split ({error})") from error
-    ids = [(str(folder), line.split()[0]) for line in lines if line.strip()]
-    if not ids:
-        raise InputError(f"{path}: the split lists no pictures")
-    for number, (_, name) in enumerate(ids, start=1):
+    names = [line.split()[0] for line in lines if line.strip()]
+    if not names:
+        raise InputError(f"{path}: the split lists no images")
+    for number, name in enumerate(names, start=1):
         if problem := name_problem(name):
-            raise InputError(f"{path}: entry {number} is no picture's name, {problem}; repair the list")
-    return ids
+            raise InputError(f"{path}: entry {number} is not an image name, {problem}; repair the list")
+    return names

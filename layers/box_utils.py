@@ -1,67 +1,69 @@
-"""Forms of boxes, their overlap, their encoding against the priors, and the matching of objects to priors.
+"""Box forms, overlap, encoding of boxes against the priors, and matching of objects to priors.
 
-Corner form is (x1, y1, x2, y2), centre-size form is (cx, cy, w, h); both in fractions of the picture.
+Corner form is (x1, y1, x2, y2), center-size form is (cx, cy, w, h); both in fractions of the image.
 """
 
 import torch
-from torchvision.ops import box_convert
-from torchvision.ops import nms as torchvision_nms
+from torchvision import ops
 
-# Scales of the centre and size offsets; the same in every published SSD.
+# Scales of the center and size offsets; the same in every published SSD.
 VARIANCE = (0.1, 0.2)
 
 
 def point_form(boxes):
-    """Centre-size form to corner form; [..., 4] -> [..., 4]."""
-    return box_convert(boxes, "cxcywh", "xyxy")
+    """Convert center-size form to corner form; [..., 4] -> [..., 4]."""
+    center, size = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([center - size / 2, center + size / 2], dim=-1)
 
 
 def center_size(boxes):
-    """Corner form to centre-size form; [..., 4] -> [..., 4]."""
-    return box_convert(boxes, "xyxy", "cxcywh")
+    """Convert corner form to center-size form; [..., 4] -> [..., 4]."""
+    top_left, bottom_right = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([(top_left + bottom_right) / 2, bottom_right - top_left], dim=-1)
+
+
+def intersect(box_a, box_b):
+    """Area of the intersection of each pair: corners [A, 4] and [B, 4] -> [A, B]."""
+    top_left = torch.maximum(box_a[:, None, :2], box_b[:, :2])
+    bottom_right = torch.minimum(box_a[:, None, 2:], box_b[:, 2:])
+    return (bottom_right - top_left).clamp(min=0).prod(dim=-1)
 
 
 def jaccard(box_a, box_b):
     """Jaccard overlap (intersection over union) of each pair: corners [A, 4] and [B, 4] -> [A, B].
 
-    NaN where both boxes are without area.
+    NaN if neither box of a pair has an area.
     """
-    # Coordinate by coordinate: each step runs along [B] in memory, and what it makes is used up in place.
-    a, b = box_a[:, None].unbind(-1), box_b.t().contiguous().unbind()  # x1, y1, x2, y2: [A, 1] and [B]
-    width = torch.minimum(a[2], b[2]).sub_(torch.maximum(a[0], b[0])).clamp_(min=0)
-    height = torch.minimum(a[3], b[3]).sub_(torch.maximum(a[1], b[1])).clamp_(min=0)
-    intersection = width.mul_(height)
-    areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
-    return intersection / areas.sub_(intersection)
+    return ops.box_iou(box_a, box_b.t().contiguous().t())  # twice as fast with one coordinate after the other
 
 
 def encode(matched, priors, variances):
-    """Offsets that turn priors into boxes: what the network regresses (equation 2 of the paper).
+    """Offsets that turn priors into boxes: the network's regression targets (equation 2 of the paper).
 
     Args:
         matched: corners [..., P, 4], the box of each prior.
-        priors: centre-size [P, 4] (or [..., P, 4]).
-        variances: (centre, size) scales of the offsets.
+        priors: center-size [P, 4] (or [..., P, 4]).
+        variances: (center, size) scales of the offsets.
 
     Returns:
-        [..., P, 4]: (cx, cy, w, h) offsets. A box without area has an infinite one.
+        [..., P, 4]: (cx, cy, w, h) offsets. The size offset of a box without area is infinite.
     """
     boxes = center_size(matched)
-    centre = (boxes[..., :2] - priors[..., :2]) / (variances[0] * priors[..., 2:])
+    center = (boxes[..., :2] - priors[..., :2]) / (variances[0] * priors[..., 2:])
     size = torch.log(boxes[..., 2:] / priors[..., 2:]) / variances[1]
-    return torch.cat([centre, size], dim=-1)
+    return torch.cat([center, size], dim=-1)
 
 
 def decode(loc, priors, variances):
     """The inverse of `encode`: offsets [..., P, 4] and priors [P, 4] (or [..., P, 4]) -> corners [..., P, 4]."""
-    centre = priors[..., :2] + loc[..., :2] * variances[0] * priors[..., 2:]
+    center = priors[..., :2] + loc[..., :2] * variances[0] * priors[..., 2:]
     size = priors[..., 2:] * torch.exp(loc[..., 2:] * variances[1])
-    top_left = centre - size / 2
+    top_left = center - size / 2
     return torch.cat([top_left, top_left + size], dim=-1)
 
 
 def log_sum_exp(x):
-    """log(sum(exp(x))) over the last axis, kept: [N, C] -> [N, 1]. Part of the lineage's interface."""
+    """log(sum(exp(x))) over the last axis, which is kept: [N, C] -> [N, 1]."""
     return torch.logsumexp(x, dim=-1, keepdim=True)
 
 
@@ -72,113 +74,69 @@ def nms(boxes, scores, overlap=0.5, top_k=200):
         boxes: corners [N, 4].
         scores: [N].
         overlap: a box that overlaps a better kept one by more than this is dropped.
-        top_k: boxes that enter.
+        top_k: number of boxes that enter.
 
     Returns:
         (keep, count): int64 [N], of which the first `count` are the kept indices, best first; the rest is 0.
     """
     keep = torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
     best = scores.topk(min(top_k, len(scores))).indices
-    kept = best[torchvision_nms(boxes[best].float(), scores[best].float(), overlap)]
+    kept = best[ops.nms(boxes[best].float(), scores[best].float(), overlap)]
     keep[: len(kept)] = kept
     return keep, len(kept)
 
 
+@torch.no_grad()
 def match(threshold, truths, priors, variances, labels, loc_t, conf_t, idx):
-    """Match the objects of one picture and write its row of the targets, in the lineage's form.
+    """Match the priors to the objects of one image and write its row of the targets.
 
     Args:
-        threshold: overlap from which on a prior takes an object that isn't its own.
+        threshold: least overlap at which a prior is matched to an object that does not own it.
         truths: corners [N, 4]; N may be 0.
-        priors: centre-size [P, 4].
-        variances: (centre, size) scales of the offsets.
+        priors: center-size [P, 4].
+        variances: (center, size) scales of the offsets.
         labels: [N], classes from 0, without the background.
-        loc_t: [batch, P, 4], row `idx` receives the encoded boxes (0 where there is none).
-        conf_t: [batch, P], row `idx` receives the classes, 0 for background.
+        loc_t: [batch, P, 4]; row `idx` receives the encoded boxes, 0 at unmatched priors.
+        conf_t: [batch, P]; row `idx` receives the classes from 1, 0 (background) at unmatched priors.
         idx: the row.
     """
-    real = torch.ones(1, len(truths), dtype=torch.bool, device=truths.device)
-    truth_of_prior, positive = match_priors(threshold, truths[None], real, priors)
-    loc_t[idx], conf_t[idx] = (
-        target[0]
-        for target in targets_of_match(truths[None], labels[None], truth_of_prior, positive, priors, variances)
-    )
+    truth_of_prior = match_priors(threshold, truths, priors)  # [P]
+    prior = (truth_of_prior >= 0).nonzero()[:, 0]  # one in a hundred: only these are worth encoding
+    truth = truth_of_prior[prior]
+    loc_t[idx], conf_t[idx] = 0, 0
+    loc_t[idx, prior] = encode(truths[truth], priors[prior], variances).to(loc_t.dtype)
+    conf_t[idx, prior] = (labels[truth] + 1).to(conf_t.dtype)
 
 
-def match_priors(threshold, truths, real, priors):
-    """Match priors to the objects of a batch of pictures (section 2.2 of the paper, "Matching strategy").
+def match_priors(threshold, truths, priors):
+    """The object that each prior is matched to (section 2.2 of the paper, "Matching strategy").
 
-    Every object first gets one prior of its own, greedily by overlap over all pairs, as the paper's code does it: two
-    objects that share their best prior both keep one. Then each remaining prior joins the object that it overlaps
-    most, if by `threshold` or more. An object without area overlaps nothing and gets no prior.
+    Each object first gets one prior of its own, greedily by overlap over all pairs, as in the paper's code: two objects
+    that share their best prior both keep one. Each remaining prior is matched to the object that it overlaps most, if
+    by `threshold` or more. An object without area overlaps nothing and gets no prior.
 
     Args:
         threshold: in 0..1.
-        truths: corners [B, N, 4], padded to the largest N of the batch.
-        real: bool [B, N], False where a row of `truths` is padding.
-        priors: centre-size [P, 4].
+        truths: corners [N, 4]; N may be 0.
+        priors: center-size [P, 4].
 
     Returns:
-        (truth_of_prior, positive): int64 [B, P], the object that each prior overlaps most or owns; and bool [B, P],
-        whether the prior is matched to it.
+        int64 [P]: index of the object, -1 at unmatched priors.
     """
-    batch, objects = real.shape
-    if objects == 0:
-        shape = (batch, len(priors))
-        return (
-            torch.zeros(shape, dtype=torch.int64, device=priors.device),
-            torch.zeros(shape, dtype=torch.bool, device=priors.device),
-        )
-    overlaps = jaccard(truths.reshape(-1, 4), point_form(priors)).view(batch, objects, -1)
-    overlaps = overlaps.nan_to_num(0.0).masked_fill_(~real[..., None], -1.0)
-    best_overlap, truth_of_prior = overlaps.max(dim=1)
-    positive = best_overlap >= threshold
-    for picture, truth, prior in _own_priors(overlaps):
-        truth_of_prior[picture, prior] = truth
-        positive[picture, prior] = True
-    return truth_of_prior, positive
-
-
-def _own_priors(overlaps):
-    """One prior for each object, greedily by overlap: yields index tensors (picture, truth, prior) of the pairs.
-
-    A pair in which each is the other's best among those still free is part of the greedy matching, whatever the
-    rest is. So each round settles all such pairs at once; a second round is only needed for objects that lost their
-    best prior to another. Overlaps: [B, N, P]; entries of 0 or less can't be matched.
-    """
-    free = overlaps
+    if len(truths) == 0:
+        return torch.full((len(priors),), -1, device=priors.device)
+    overlaps = jaccard(truths, point_form(priors)).nan_to_num(0.0)  # [N, P]
+    best_overlap, best_truth = overlaps.max(dim=0)
+    truth_of_prior = best_truth.where(best_overlap >= threshold, -1)
+    # A pair in which each is the other's best among those still free belongs to the greedy matching, whatever the rest
+    # is. So a round settles all such pairs; only objects that lost their best prior need another.
     while True:
-        best, prior = free.max(dim=2)  # [B, N]
-        rival = free.gather(2, prior[:, None, :].expand(-1, free.shape[1], -1)).max(dim=1).indices
-        wanted = best > 0
-        picture, truth = (wanted & (rival == torch.arange(free.shape[1], device=free.device))).nonzero(as_tuple=True)
-        yield picture, truth, prior[picture, truth]
-        if int(wanted.sum()) == len(picture):
-            return
-        free = free.clone() if free is overlaps else free
-        free[picture, :, prior[picture, truth]] = 0
-        free[picture, truth, :] = 0
-
-
-def targets_of_match(truths, labels, truth_of_prior, positive, priors, variances):
-    """Regression and class targets of matched priors.
-
-    Args:
-        truths: corners [B, N, 4].
-        labels: [B, N], classes from 0, without the background.
-        truth_of_prior, positive: [B, P], from `match_priors`.
-        priors: centre-size [P, 4].
-        variances: (centre, size) scales of the offsets.
-
-    Returns:
-        (loc_t, conf_t): float [B, P, 4] encoded boxes and int64 [B, P] classes from 1; both 0 at unmatched priors.
-    """
-    if truths.shape[1] == 0:
-        return truths.new_zeros(*positive.shape, 4), positive.long()
-    loc_t = truths.new_zeros(*positive.shape, 4)
-    conf_t = torch.zeros_like(truth_of_prior)
-    picture, prior = positive.nonzero(as_tuple=True)  # one prior in a hundred: only these are worth encoding
-    truth = truth_of_prior[picture, prior]
-    loc_t[picture, prior] = encode(truths[picture, truth], priors[prior], variances)
-    conf_t[picture, prior] = labels[picture, truth].long() + 1
-    return loc_t, conf_t
+        best_overlap, prior = overlaps.max(dim=1)  # [N]
+        rival = overlaps[:, prior].argmax(dim=0)  # [N]: the object that overlaps this prior most
+        wanting = best_overlap > 0
+        settled = wanting & (rival == torch.arange(len(truths), device=rival.device))
+        truth = settled.nonzero()[:, 0]
+        truth_of_prior[prior[truth]] = truth
+        if torch.equal(settled, wanting):
+            return truth_of_prior
+        overlaps[truth], overlaps[:, prior[truth]] = 0, 0

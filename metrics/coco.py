@@ -1,11 +1,9 @@
-"""COCO's twelve figures, by pycocotools, on any data set: pure functions on arrays and JSON-like dicts, no files.
+"""COCO's twelve figures, computed by pycocotools: pure functions on arrays and JSON-like dicts.
 
-Boxes here are corners in pixels counted from 1 (as in metrics.voc) and become COCO's (x, y, width, height) counted
-from 0 on the way into pycocotools.
+Boxes are corners in pixels counted from 1, as in metrics.voc; COCO's are (x, y, width, height) counted from 0.
 """
 
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from io import StringIO
 
 import numpy as np
@@ -13,143 +11,76 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 FIGURES = (
-    "AP",
-    "AP50",
-    "AP75",
-    "AP_small",
-    "AP_medium",
-    "AP_large",
-    "AR_1",
-    "AR_10",
-    "AR_100",
-    "AR_small",
-    "AR_medium",
-    "AR_large",
-)
+    "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
+    "AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large",
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class COCOResult:
-    """figures: {name: value} in the order of FIGURES; class_ap, class_ap50: {name: value}; NaN: nothing annotated."""
+def evaluate_coco(annotations, results, category_ids, image_ids):
+    """Return COCO's figures by name, and by class name {"AP": ..., "AP50": ...}; NaN without ground truth.
 
-    figures: dict[str, float]
-    class_ap: dict[str, float]
-    class_ap50: dict[str, float]
-
-
-def evaluate_coco(annotations, results, category_ids=None, image_ids=None):
-    """COCO's figures for results (list of COCO result dicts) against annotations (the dict of an instances JSON).
-
-    results: dicts with image_id, category_id, bbox (x, y, width, height) and score. Categories and pictures outside
-    category_ids and image_ids (default: all of the annotations') are left out. Raises ValueError where a result names
-    a picture that the annotations don't have.
+    annotations: content of an instances JSON, whose annotations may lack id, area and iscrowd. results: list of dicts
+    with image_id, category_id, bbox and score. Other categories and images than the given ones are left out.
     """
-    # pycocotools tells its progress on stdout and writes into what it is given.
-    with redirect_stdout(StringIO()):
+    with redirect_stdout(StringIO()):  # pycocotools prints its progress
         truth = COCO()
         rows = [_complete(number, row) for number, row in enumerate(annotations["annotations"], start=1)]
         truth.dataset = {**annotations, "annotations": rows}
         truth.createIndex()
-        strangers = {row["image_id"] for row in results} - set(truth.getImgIds())
-        if strangers:
-            raise ValueError(f"results name {len(strangers)} pictures that aren't annotated, such as {min(strangers)}")
-        evaluation = COCOeval(truth, _load_results(truth, results), "bbox")
-        if category_ids is not None:
-            evaluation.params.catIds = sorted(category_ids)
-        if image_ids is not None:
-            evaluation.params.imgIds = sorted(image_ids)
+        # pycocotools fails on an empty list of results, but not on an empty COCO.
+        found = truth.loadRes([dict(row) for row in results]) if results else COCO()
+        evaluation = COCOeval(truth, found, "bbox")
+        evaluation.params.catIds, evaluation.params.imgIds = sorted(category_ids), sorted(image_ids)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    names = {category["id"]: category["name"] for category in annotations["categories"]}
-    # precision: [IoU thresholds, recalls, classes, areas, detection limits]; -1 where there is no ground truth.
+    name_of = {category["id"]: category["name"] for category in annotations["categories"]}
+    # [IoU thresholds, recall levels, classes, areas, detection limits]; -1 without ground truth.
     precision = evaluation.eval["precision"][..., 0, -1]
-    return COCOResult(
-        figures=dict(zip(FIGURES, map(_figure, evaluation.stats), strict=True)),
-        class_ap={
-            names[category]: _figure(precision[:, :, place].mean())
-            for place, category in enumerate(evaluation.params.catIds)
-        },
-        class_ap50={
-            names[category]: _figure(precision[0, :, place].mean())
-            for place, category in enumerate(evaluation.params.catIds)
-        },
-    )
+    classes = {
+        name_of[key]: {"AP": _figure(precision[:, :, place].mean()), "AP50": _figure(precision[0, :, place].mean())}
+        for place, key in enumerate(evaluation.params.catIds)
+    }
+    return dict(zip(FIGURES, map(_figure, evaluation.stats), strict=True)), classes
 
 
-def annotations_from_arrays(ground_truth, picture_sizes, class_names):
-    """The dict of a COCO instances JSON that says what ground_truth (GroundTruthArrays of VOC boxes) says.
+def annotations_from_arrays(ground_truth, image_ids, class_names):
+    """Convert GroundTruthArrays of VOC boxes to the content of an instances JSON whose category ids are the names.
 
-    picture_sizes: [(width, height)] of every picture. Pictures, classes and objects are numbered from 1 in their
-    order. VOC's corners are inclusive pixels counted from 1, so a box is (xmin - 1, ymin - 1, xmax - xmin + 1,
-    ymax - ymin + 1). A difficult object becomes a crowd (iscrowd 1), the one kind that pycocotools counts neither as
-    found nor as missed.
+    VOC's corners are pixels that belong to the object, so a box is (xmin - 1, ymin - 1, xmax - xmin + 1,
+    ymax - ymin + 1). A difficult object becomes a crowd, the one kind that counts neither as found nor as missed.
     """
     corners = ground_truth.boxes
     boxes = np.column_stack([corners[:, :2] - 1, corners[:, 2:] - corners[:, :2] + 1])
+    columns = (ground_truth.images, ground_truth.labels, boxes, ground_truth.difficult)
     return {
-        "images": [
-            {"id": number, "width": int(width), "height": int(height)}
-            for number, (width, height) in enumerate(picture_sizes, start=1)
-        ],
-        "categories": [{"id": number, "name": name} for number, name in enumerate(class_names, start=1)],
+        "images": [{"id": image_id} for image_id in image_ids],
+        "categories": [{"id": name, "name": name} for name in class_names],
         "annotations": [
-            {
-                "id": number,
-                "image_id": picture + 1,
-                "category_id": label + 1,
-                "bbox": box,
-                "area": box[2] * box[3],
-                "iscrowd": int(difficult),
-            }
-            for number, (picture, label, box, difficult) in enumerate(
-                zip(
-                    ground_truth.pictures.tolist(),
-                    ground_truth.labels.tolist(),
-                    boxes.tolist(),
-                    ground_truth.difficult.tolist(),
-                    strict=True,
-                ),
-                start=1,
-            )
+            {"image_id": image_ids[image], "category_id": class_names[label], "bbox": box, "iscrowd": int(difficult)}
+            for image, label, box, difficult in zip(*(column.tolist() for column in columns), strict=True)
         ],
     }
 
 
 def results_from_arrays(detections, image_ids, category_ids):
-    """detections (DetectionArrays) as COCO result dicts; image_ids and category_ids translate the indices."""
+    """Convert DetectionArrays to COCO result dicts, without the classes whose entry in `category_ids` is None."""
     corners = detections.boxes
     boxes = np.column_stack([corners[:, :2] - 1, corners[:, 2:] - corners[:, :2]])
+    columns = (detections.images, detections.labels, boxes, detections.scores)
     return [
-        {"image_id": image_ids[picture], "category_id": category_ids[label], "bbox": box, "score": score}
-        for picture, label, box, score in zip(
-            detections.pictures.tolist(),
-            detections.labels.tolist(),
-            boxes.tolist(),
-            detections.scores.tolist(),
-            strict=True,
-        )
+        {"image_id": image_ids[image], "category_id": category_ids[label], "bbox": box, "score": score}
+        for image, label, box, score in zip(*(column.tolist() for column in columns), strict=True)
+        if category_ids[label] is not None
     ]
 
 
 def _complete(number, row):
-    """An annotation with all that pycocotools takes for granted; numbered from 1, as it takes 0 for no object."""
-    area = row.get("area")
-    if not isinstance(area, int | float):
-        area = row["bbox"][2] * row["bbox"][3]
+    """Add what pycocotools takes for granted to an annotation, numbered from 1: it takes id 0 for no object."""
+    area = row["area"] if isinstance(row.get("area"), int | float) else row["bbox"][2] * row["bbox"][3]
     return {**row, "id": number, "area": area, "iscrowd": int(bool(row.get("iscrowd")))}
 
 
-def _load_results(truth, results):
-    """The results as a COCO object; pycocotools itself fails on an empty list."""
-    if results:
-        return truth.loadRes([dict(row) for row in results])
-    empty = COCO()
-    empty.dataset = {"images": truth.dataset["images"], "categories": truth.dataset["categories"], "annotations": []}
-    empty.createIndex()
-    return empty
-
-
 def _figure(value):
-    """A figure of pycocotools, whose -1 means that there was nothing to measure."""
+    """Convert a figure of pycocotools, whose -1 means that there was nothing to measure."""
     return float(value) if value > -1 else float("nan")

@@ -1,124 +1,111 @@
-"""One evaluation from end to end: what is scored, against what, and the figures that come out."""
+"""Run a detector on a split, or read finished detections, and score them."""
 
-from collections.abc import Callable
+import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
-from data.voc0712 import VOC_CLASSES
-from metrics.coco import COCOResult, annotations_from_arrays, evaluate_coco, results_from_arrays
-from metrics.coco_files import read_results
+from inference.pipeline import in_order, share_threads
+from metrics.coco import annotations_from_arrays, evaluate_coco, results_from_arrays
+from metrics.detection_files import read_detection_files, read_results
 from metrics.ground_truth import EvaluationSet
-from metrics.notes import note
-from metrics.voc import PLAIN, RULES, DetectionArrays, GroundTruthArrays, VOCResult, evaluate_detections
-from metrics.voc_files import classes_with_files, read_detection_files
+from metrics.voc import PLAIN, RULES, DetectionArrays, GroundTruthArrays, VOCResult, best_threshold, evaluate_detections
 from utils.errors import printable
+from utils.images import read_image
+
+
+def detect_images(detector, paths, *, batch_size=8, show_progress=True, num_workers=0):
+    """Run a Detector on image files: (DetectionArrays in the order of the images, images per second).
+
+    Each worker reads and detects a batch; num_workers 0: as `share_threads` says. The progress bar needs a terminal.
+    Raises InputError if an image can't be read.
+    """
+
+    def detect(batch):
+        return detector([read_image(path) for path in batch])
+
+    workers, threads = share_threads(detector.device)
+    if num_workers:
+        workers, threads = num_workers, max(1, workers * threads // num_workers)
+    batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
+    found, started = [], time.perf_counter()
+    bar = tqdm(total=len(paths), unit="image", disable=None if show_progress else True, dynamic_ncols=True)
+    with bar, closing(in_order(detect, batches, workers, threads)) as results:
+        for batch in results:
+            found += batch
+            bar.update(len(batch))
+    rate = len(paths) / (time.perf_counter() - started)
+    detections = DetectionArrays(
+        np.repeat(np.arange(len(found)), [len(one.scores) for one in found]),
+        np.concatenate([one.labels for one in found]),
+        np.concatenate([one.scores for one in found]),
+        np.concatenate([one.boxes + np.float32(1) for one in found]),  # float32, as the detection files
+    )
+    return detections, rate
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Detections of a network or of files.
+    """Detections of a network or of files."""
 
-    title: as printed; class_names: of the labels; source: what they came from, for results.json; notes: what was left
-    out; read_image: from a path to uint8 RGB, where the pictures are at hand.
-    """
-
-    title: str
-    class_names: tuple[str, ...]
+    title: str  # as printed
+    class_names: tuple[str, ...]  # of the labels
     detections: DetectionArrays
-    source: dict
-    notes: tuple[str, ...] = ()
-    read_image: Callable | None = None
+    source: dict  # where they come from, for results.json
+    notes: tuple[str, ...] = ()  # a line for each kind of detections that were left out
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything that a report tells of. voc_results: one for each rule (for COCO data, one under the plain rule)."""
+    """The result of an evaluation."""
 
-    pictures: EvaluationSet
+    title: str  # what was scored on what
+    images: EvaluationSet
     scored: Scored
-    ground_truth: GroundTruthArrays
-    voc_results: tuple[VOCResult, ...]
-    coco_result: COCOResult | None
-    notes: tuple[str, ...]
-
-    @property
-    def title(self):
-        """As printed: the files' names, in which nothing steers a terminal or can't be drawn."""
-        return printable(f"{self.scored.title} on {self.pictures.title}")
+    ground_truth: GroundTruthArrays  # of the scored classes
+    voc: tuple[VOCResult, ...]  # one for each rule; for COCO data by the plain rule
+    coco: tuple[dict, dict] | None  # COCO's figures, and those of the classes, as from evaluate_coco
+    threshold: float  # as from best_threshold
+    mean_f1: float
+    notes: tuple[str, ...]  # a line for each kind of data that was left out
 
 
-def read_detections(path, dataset, pictures):
-    """The Scored of finished detections: a folder of the devkit's files, or for COCO a results JSON.
+def read_detections(path, images):
+    """Read finished detections: a folder of det_<split>_<class>.txt, or a COCO results JSON. Returns a Scored.
 
-    dataset: eval.py's --dataset; pictures: the EvaluationSet. The classes are VOC's for VOC, the JSON's for COCO; for
-    a folder of one's own, all that are annotated or have a file. Raises InputError.
+    Raises InputError if a file is missing or invalid.
     """
-    path = Path(path).expanduser()
-    if pictures.coco and not path.is_dir():
-        class_names = pictures.class_names
-        detections, notes = read_results(path, pictures.image_ids, pictures.coco.category_ids)
+    path, names = Path(path).expanduser(), images.class_names
+    if images.coco and not path.is_dir():
+        detections, notes = read_results(path, images.ids, images.coco.category_ids)
     else:
-        with_files = classes_with_files(path, pictures.split)
-        if dataset == "VOC":
-            class_names = VOC_CLASSES
-        elif pictures.coco:
-            class_names = pictures.class_names
-        else:
-            class_names = tuple(sorted({*pictures.class_names, *with_files}))
-        detections, notes = read_detection_files(path, pictures.split, pictures.ids, class_names)
-    return Scored(
-        f"detections in {path.resolve().name}", class_names, detections, {"detections": str(path)}, tuple(notes)
-    )
+        names, detections, notes = read_detection_files(path, images.split, images.ids, names)
+    return Scored(f"detections in {path.resolve().name}", names, detections, {"detections": str(path)}, tuple(notes))
 
 
-def evaluate(pictures, scored, rule="both", coco_metrics=False):
-    """Score detections against the pictures' objects; returns an Evaluation.
+def evaluate(images, scored, rule="both", coco_metrics=False):
+    """Score detections (Scored) on an EvaluationSet: an Evaluation.
 
-    rule: "reference", "devkit" or "both". COCO's figures are computed for COCO data, and where coco_metrics is set.
+    rule: "reference", "devkit" or "both", for VOC's AP. coco_metrics: compute COCO's figures for other data, too.
+    Raises InputError if none of the objects is of a scored class.
     """
-    ground_truth, notes = pictures.ground_truth(scored.class_names)
-    rules = [PLAIN] if pictures.coco else [known for name, known in RULES.items() if rule in (name, "both")]
-    coco_result = None
-    if pictures.coco or coco_metrics:
-        coco_result, more = _evaluate_as_coco(pictures, ground_truth, scored)
-        notes = [*notes, *more]
-    return Evaluation(
-        pictures=pictures,
-        scored=scored,
-        ground_truth=ground_truth,
-        voc_results=tuple(
-            evaluate_detections(scored.detections, ground_truth, scored.class_names, known) for known in rules
-        ),
-        coco_result=coco_result,
-        notes=(*pictures.notes, *scored.notes, *notes),
-    )
+    names, detections = scored.class_names, scored.detections
+    ground_truth, notes = images.ground_truth(names)
+    rules = [PLAIN] if images.coco else [RULES[name] for name in RULES if rule in (name, "both")]
+    coco = None
+    if images.coco or coco_metrics:
+        content = images.coco.content if images.coco else annotations_from_arrays(ground_truth, images.ids, names)
+        categories = [category for category in images.category_ids(names) if category is not None]
+        coco = evaluate_coco(content, coco_results(images, scored), categories, images.ids)
+    threshold, mean_f1 = best_threshold(detections, ground_truth, names)
+    voc = tuple(evaluate_detections(detections, ground_truth, names, rule) for rule in rules)
+    title, notes = printable(f"{scored.title} on {images.title}"), (*images.notes, *scored.notes, *notes)
+    return Evaluation(title, images, scored, ground_truth, voc, coco, threshold, mean_f1, notes)
 
 
-def coco_results(pictures, scored):
-    """The detections of a COCO set as COCO result dicts; those of classes that the JSON doesn't know are left out."""
-    id_of = dict(zip(pictures.coco.class_names, pictures.coco.category_ids, strict=True))
-    category_ids = [id_of.get(name) for name in scored.class_names]
-    known = np.array([category_id is not None for category_id in category_ids], dtype=bool)
-    detections = scored.detections.take(known[scored.detections.labels])
-    return results_from_arrays(detections, pictures.image_ids, category_ids)
-
-
-def _evaluate_as_coco(pictures, ground_truth, scored):
-    if not pictures.coco:
-        annotations = annotations_from_arrays(ground_truth, pictures.sizes, scored.class_names)
-        image_ids, category_ids = range(1, len(pictures.ids) + 1), range(1, len(scored.class_names) + 1)
-        return evaluate_coco(annotations, results_from_arrays(scored.detections, image_ids, category_ids)), []
-    known = set(pictures.coco.class_names) & set(scored.class_names)
-    notes = note(
-        [name for name in scored.class_names if name not in known],
-        f"{{}} of the scored classes aren't among {pictures.title}'s categories and are left out",
-    )
-    category_ids = [
-        category_id
-        for category_id, name in zip(pictures.coco.category_ids, pictures.coco.class_names, strict=True)
-        if name in known
-    ]
-    result = evaluate_coco(pictures.coco.content, coco_results(pictures, scored), category_ids, pictures.image_ids)
-    return result, notes
+def coco_results(images, scored):
+    """Return the detections as COCO result dicts, without classes that a COCO set doesn't list."""
+    return results_from_arrays(scored.detections, images.ids, images.category_ids(scored.class_names))

@@ -1,195 +1,157 @@
-"""The data sets that eval.py scores against: VOC, COCO, or any folder in VOC format, read as arrays."""
+"""The data sets that eval.py scores on, as arrays: VOC, COCO, ILSVRC DET, or a folder in VOC format."""
 
 import os
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from data.coco import COCO_ROOT, COCOAnnotations, find_picture, read_coco_annotations
-from data.voc0712 import IMAGE_ENDINGS, VOC_ROOT, read_annotation, read_split
-from metrics.notes import note
+from data.coco import COCO_ROOT, COCOAnnotations, COCODetection
+from data.ilsvrc import ILSVRC_ROOT, ILSVRC_SYNSETS, ILSVRCDetection
+from data.voc0712 import VOC_ROOT, VOCDetection, read_annotation
 from metrics.voc import GroundTruthArrays
-from utils.errors import InputError
+from utils.errors import InputError, count, printable
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """The pictures of a split and their annotated objects.
+    """The images of a split and their objects."""
 
-    title: as printed; split: as in det_<split>_<class>.txt; folder: where the data lie; ids: names of the pictures;
-    paths: their files (None where pictures weren't asked for); sizes: [(width, height)];
-    object_names, object_pictures, object_difficult, object_boxes: one entry an object, boxes in pixels counted from 1;
-    notes: what was left out; coco, image_ids: the instances JSON and its ids of the pictures, where it is a COCO set.
-    """
+    title: str  # as printed, such as "VOC2007 test"
+    split: str  # as in det_<split>_<class>.txt
+    folder: Path  # of the data
+    ids: tuple  # names of the images; of COCO the JSON's ids
+    paths: tuple[Path, ...]  # image files; empty if they were not asked for
+    class_names: tuple[str, ...]  # of the annotated classes, sorted; of COCO the JSON's categories
+    objects: GroundTruthArrays  # labels index class_names
+    coco: COCOAnnotations | None  # of a COCO set
+    notes: tuple[str, ...]  # a line for each kind of data that was left out
 
-    title: str
-    split: str
-    folder: Path
-    ids: tuple[str, ...]
-    paths: tuple[Path | None, ...]
-    sizes: tuple[tuple[int, int], ...]
-    object_names: tuple[str, ...]
-    object_pictures: np.ndarray
-    object_difficult: np.ndarray
-    object_boxes: np.ndarray
-    notes: tuple[str, ...] = ()
-    coco: COCOAnnotations | None = field(default=None, repr=False)
-    image_ids: tuple = ()
-
-    @property
-    def class_names(self):
-        """Sorted names of all annotated classes; for COCO, the categories of the JSON."""
-        return self.coco.class_names if self.coco else tuple(sorted(set(self.object_names)))
+    def category_ids(self, class_names):
+        """Return COCO's category ids of the classes, None for one that isn't listed; the names for other data."""
+        if self.coco is None:
+            return list(class_names)
+        id_of = dict(zip(self.coco.class_names, self.coco.category_ids, strict=True))
+        return [id_of.get(name) for name in class_names]
 
     def ground_truth(self, class_names):
-        """The objects of class_names as GroundTruthArrays, and notes about objects of other classes."""
+        """Return the objects of `class_names` as GroundTruthArrays whose labels index it, and notes about the others.
+
+        Raises InputError if there are no objects of these classes, or difficult ones only.
+        """
         label_of = {name: label for label, name in enumerate(class_names)}
-        labels = np.array([label_of.get(name, -1) for name in self.object_names], dtype=np.int64)
+        labels = np.array([label_of.get(name, -1) for name in self.class_names], np.int64)[self.objects.labels]
         known = labels >= 0
-        others = Counter(name for name in self.object_names if name not in label_of)
-        notes = note(
-            [f"{name} ({count})" for name, count in others.most_common()],
-            f"{int((~known).sum())} objects are of {{}} classes that aren't in the class list and are left out",
-        )
-        arrays = GroundTruthArrays(
-            self.object_pictures[known], labels[known], self.object_difficult[known], self.object_boxes[known]
-        )
-        return arrays, notes
+        if not (known & ~self.objects.difficult).any():
+            annotated = _first(self.class_names) or "nothing"
+            raise InputError(f"{self.title}: no objects of {_first(class_names)}; annotated: {annotated}")
+        counts = Counter(self.class_names[label] for label in self.objects.labels[~known].tolist())
+        others = [f"{name} ({number})" for name, number in counts.most_common()]
+        notes = note("left out the objects of {} outside the class list", "class name", others)
+        return replace(self.objects.take(known), labels=labels[known]), notes
 
 
-def open_evaluation_set(dataset, root=None, split=None, pictures=True):
-    """Read the ground truth that eval.py's --dataset, --voc_root and --split name; returns an EvaluationSet.
+def open_evaluation_set(dataset, root=None, split=None, images=True):
+    """Read the ground truth of a split: an EvaluationSet.
 
-    dataset: "VOC" (root/VOC2007 and its like; split "test" or "2012_val", by default 2007_test), "COCO" (by default
-    val2017) or a folder that holds Annotations/ and ImageSets/Main/ (by default its split val, else test).
-    pictures: whether the picture files are needed too. Raises InputError.
+    Args:
+        dataset: "VOC", "COCO", "ILSVRC", or a folder in VOC format.
+        root: folder of the data (default: ~/data/VOCdevkit, ~/data/coco or ~/data/ILSVRC).
+        split: such as "test" or "2012_val"; the defaults are 2007_test, val2017, val2 (else val) and val (else test).
+        images: whether the image files are needed, too.
+
+    Raises:
+        InputError: the data is missing or invalid, or no image is left to score.
     """
     if dataset == "COCO":
-        return _open_coco(Path(root or COCO_ROOT).expanduser(), split or "val2017", pictures)
+        split = split or "val2017"
+        data = COCODetection(Path(root or COCO_ROOT).expanduser(), split, keep_empty=True)
+        return _open(data, f"COCO {split}", split, images)
+    if dataset == "ILSVRC":
+        folder = Path(root or ILSVRC_ROOT).expanduser()
+        split = split or _first_split(folder / "ImageSets" / "DET", "val2", "val")
+        return _open(ILSVRCDetection(folder, split), f"ILSVRC DET {split}", split, images)
     if dataset == "VOC":
         year, _, name = (split or "2007_test").rpartition("_")
-        if not year.isdigit():
-            year, name = "2007", split
-        folder = Path(root or VOC_ROOT).expanduser() / f"VOC{year}"
-        if not folder.is_dir():
+        year, split = (year, name) if year.isdigit() else ("2007", split)
+        folder = Path(root or VOC_ROOT).expanduser()
+        if not (folder / f"VOC{year}").is_dir():
             raise InputError(
-                f"{folder} isn't there: give the VOCdevkit folder (--voc_root), or fetch the data with "
-                "data/scripts/VOC2007.sh (0.9 GB) or data/scripts/VOC2012.sh (2.0 GB)"
+                f"{folder / f'VOC{year}'}: no such folder; name the VOCdevkit folder with --voc_root, or download the "
+                "data with data/scripts/VOC2007.sh (0.9 GB) or data/scripts/VOC2012.sh (2.0 GB)"
             )
-        return _open_voc(folder, name, f"VOC{year} {name}", pictures)
+        return _open(VOCDetection(folder, [(year, split)]), f"VOC{year} {split}", split, images)
     folder = Path(dataset).expanduser()
     if not (folder / "Annotations").is_dir():
-        raise InputError(f"--dataset {dataset} is neither VOC nor COCO nor a folder that holds Annotations/")
-    if split is None:
-        split = "val" if _split_file(folder, "val").is_file() else "test"
-    return _open_voc(folder, split, f"{folder.resolve().name} {split}", pictures)
+        raise InputError(f"--dataset {dataset}: neither VOC, COCO, ILSVRC nor a folder that contains Annotations/")
+    split = split or _first_split(folder / "ImageSets" / "Main", "val", "test")
+    return _open(VOCDetection(folder, [("", split)]), f"{folder.resolve().name} {split}", split, images)
 
 
-def _open_voc(folder, split, title, pictures):
-    ids, notes = _read_split(folder, split)
-    stems = {path.stem for path in (folder / "Annotations").glob("*.xml")}
-    notes += note(
-        [i for i in ids if i not in stems], f"{{}} pictures of split {split} have no annotation and are left out"
-    )
-    ids = [i for i in ids if i in stems]
-    paths = [None] * len(ids)
-    if pictures:
-        files = _picture_files(folder / "JPEGImages")
-        notes += note(
-            [i for i in ids if i not in files],
-            f"{{}} annotated pictures of split {split} aren't in {folder / 'JPEGImages'} and are left out",
-        )
-        ids = [i for i in ids if i in files]
-        paths = [files[i] for i in ids]
-    if not ids:
-        raise InputError(f"{_split_file(folder, split)} names no picture that can be scored. {' '.join(notes)}")
-    names, owners, difficult, boxes, sizes, inverted = [], [], [], [np.empty((0, 4))], [], []
-    for index, picture_id in enumerate(ids):
-        annotation = read_annotation(folder / "Annotations" / f"{picture_id}.xml")
-        sizes.append((annotation.width, annotation.height))
-        right_way = (annotation.boxes[:, :2] <= annotation.boxes[:, 2:]).all(axis=1)
-        for place in range(len(right_way)):
-            if right_way[place]:
-                names.append(annotation.names[place])
-                difficult.append(annotation.difficult[place])
-                owners.append(index)
-            else:
-                inverted.append(f"{picture_id} ({annotation.names[place]})")
-        boxes.append(annotation.boxes[right_way])
-    notes += note(inverted, "{} boxes have xmin > xmax or ymin > ymax and are left out")
-    return EvaluationSet(
-        title=title,
-        split=split,
-        folder=folder,
-        ids=tuple(ids),
-        paths=tuple(paths),
-        sizes=tuple(sizes),
-        object_names=tuple(names),
-        object_pictures=np.array(owners, dtype=np.int64),
-        object_difficult=np.array(difficult, dtype=bool),
-        object_boxes=np.concatenate(boxes).astype(np.float64),
-        notes=tuple(notes),
-    )
+def _first_split(folder, preferred, other):
+    return preferred if (folder / f"{preferred}.txt").is_file() else other
 
 
-def _open_coco(root, split, pictures):
-    coco = read_coco_annotations(root / "annotations" / f"instances_{split}.json")
-    image_ids, notes = sorted(coco.images), []
-    paths = {
-        image_id: find_picture(root, split, image["file_name"]) if pictures else None
-        for image_id, image in coco.images.items()
-    }
-    if pictures:
-        missing = {image_id for image_id in image_ids if not os.path.isfile(paths[image_id])}  # noqa: PTH113 (never raises)
-        notes += note(
-            [paths[image_id] for image_id in image_ids if image_id in missing],
-            f"{{}} annotated pictures of split {split} aren't there and are left out",
-        )
-        image_ids = [image_id for image_id in image_ids if image_id not in missing]
-    if not image_ids:
-        raise InputError(f"{coco.path} names no picture that can be scored. {' '.join(notes)}")
-    name_of = dict(zip(coco.category_ids, coco.class_names, strict=True))
-    rows = [(index, row) for index, image_id in enumerate(image_ids) for row in coco.objects[image_id]]
-    boxes = np.array([row["bbox"] for _, row in rows], dtype=np.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return EvaluationSet(
-        title=f"COCO {split}",
-        split=split,
-        folder=root,
-        ids=tuple(str(image_id) for image_id in image_ids),
-        paths=tuple(paths[image_id] for image_id in image_ids),
-        sizes=tuple((coco.images[i].get("width", 0), coco.images[i].get("height", 0)) for i in image_ids),
-        object_names=tuple(name_of[row["category_id"]] for _, row in rows),
-        object_pictures=np.array([index for index, _ in rows], dtype=np.int64),
-        object_difficult=np.array([bool(row.get("iscrowd")) for _, row in rows], dtype=bool),
-        object_boxes=boxes + 1,
-        notes=tuple(notes),
-        coco=coco,
-        image_ids=tuple(image_ids),
-    )
+def _open(data, title, split, with_images):
+    """Read the EvaluationSet of a data set of data/. An image that the split lists twice is scored once."""
+    coco = data.annotations if isinstance(data, COCODetection) else None
+    annotations = [data.annotation_path(index) for index in range(len(data.ids))]
+    names = data.ids if coco else [Path(path).stem for path in annotations]
+    index_of = {name: index for index, name in reversed(list(enumerate(names)))}
+    index_of = {name: index_of[name] for name in names}
+    notes = _leave_out(index_of, annotations.__getitem__, f"of split {split} without annotation")
+    if with_images:
+        notes += _leave_out(index_of, data.image_path, f"of split {split} without image file")
+    if not index_of:
+        raise InputError(f"{data.root}: no images to score in split {split}; {'; '.join(notes)}")
+
+    ids, object_names, images, difficult, boxes = tuple(index_of), [], [], [], []
+    for image, index in enumerate(index_of.values()):
+        names_here, boxes_here, difficult_here = _read_objects(data, index)
+        object_names += names_here
+        images += [image] * len(names_here)
+        difficult += difficult_here
+        boxes.append(boxes_here)
+    boxes = np.concatenate(boxes)
+    valid = (boxes[:, :2] <= boxes[:, 2:]).all(axis=1)
+    inverted = [f"{ids[images[row]]} ({object_names[row]})" for row in np.flatnonzero(~valid)]
+    notes += note("left out {} with xmin > xmax or ymin > ymax", "object", inverted)
+    class_names = tuple(coco.class_names if coco else sorted(set(object_names)))
+    label_of = {name: label for label, name in enumerate(class_names)}
+    labels = [label_of[name] for name in object_names]
+    paths = tuple(Path(data.image_path(index)) for index in index_of.values()) if with_images else ()
+    objects = GroundTruthArrays(images, labels, difficult, boxes).take(valid)
+    return EvaluationSet(title, split, Path(data.root), ids, paths, class_names, objects, coco, tuple(notes))
 
 
-def _split_file(folder, split):
-    return folder / "ImageSets" / "Main" / f"{split}.txt"
+def _leave_out(index_of, path_of, text):
+    """Remove the images from {name: index} for which a file is missing; returns a note about them."""
+    missing = [name for name, index in index_of.items() if not os.path.isfile(path_of(index))]  # noqa: PTH113 (never raises)
+    for name in missing:
+        del index_of[name]
+    return note(f"left out {{}} {text}", "image", missing)
 
 
-def _read_split(folder, split):
-    """The ids of ImageSets/Main/<split>.txt, each once, and notes."""
-    path = _split_file(folder, split)
-    if not path.is_file():
-        there = sorted(other.stem for other in path.parent.glob("*.txt"))
-        hint = f"{path.parent} has {', '.join(there[:8])} (--split)" if there else f"{path.parent} has no split at all"
-        raise InputError(f"{path} isn't there: {hint}")
-    counts = Counter(picture_id for _, picture_id in read_split(folder, "", split))
-    repeated = [picture_id for picture_id, count in counts.items() if count > 1]
-    return list(counts), note(repeated, f"{{}} pictures stand more than once in split {split} and are scored once")
+def _read_objects(data, index):
+    """Return an image's objects: names, boxes float [N, 4] in pixels counted from 1, and which are difficult."""
+    if isinstance(data, COCODetection):
+        entries = data.annotations.objects[data.ids[index]]
+        name_of = dict(zip(data.annotations.category_ids, data.annotations.class_names, strict=True))
+        boxes = np.array([entry["bbox"] for entry in entries], dtype=np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        crowds = [bool(entry.get("iscrowd")) for entry in entries]  # detections on them count neither way
+        return [name_of[entry["category_id"]] for entry in entries], boxes + 1, crowds
+    annotation = read_annotation(data.annotation_path(index))
+    name_of = ILSVRC_SYNSETS if isinstance(data, ILSVRCDetection) else {}
+    return [name_of.get(name, name) for name in annotation.names], annotation.boxes, annotation.difficult.tolist()
 
 
-def _picture_files(folder):
-    """{stem: path} of the pictures in a folder, whatever the case of their suffix."""
-    if not folder.is_dir():
-        raise InputError(f"{folder} isn't there: pictures are needed to run a network (--detections needs none)")
-    endings = {".jpg", *(ending.lower() for ending in IMAGE_ENDINGS)}
-    return {path.stem: path for path in sorted(folder.iterdir(), reverse=True) if path.suffix.lower() in endings}
+def note(text, noun, names):
+    """Return one line in a list, `text` with its {} replaced by the count of names, and the first ones; [] for none."""
+    text = text.replace("{}", count(len(names), noun), 1)  # not str.format(): it may contain a name with braces
+    return [printable(f"{text}: {_first(names)}")] if names else []
+
+
+def _first(names):
+    return ", ".join(str(name)[:100] for name in names[:5]) + (", ..." if len(names) > 5 else "")

@@ -1,7 +1,7 @@
-"""Average precision as PASCAL VOC defines it: pure functions on arrays, no files.
+"""Average precision as PASCAL VOC defines it: pure functions on arrays.
 
-Boxes are corners in pixels counted from 1, as VOC's own files store them: the annotation's numbers, and a detector's
-boxes (which count from 0) plus 1. Both rules of the field start from these numbers:
+Boxes are corners in pixels counted from 1, as in VOC's files: the annotation's numbers, and a detector's boxes (counted
+from 0) plus 1. The field has two rules:
 
     reference  ground truth minus 1, areas without + 1, IoU > 0.5, recall levels np.arange(0, 1.1, 0.1)
     devkit     no shift, widths and heights + 1, IoU >= 0.5, recall levels k / 10
@@ -9,8 +9,7 @@ boxes (which count from 0) plus 1. Both rules of the field start from these numb
 "reference" is what 77.43 was measured with (Python code descended from Fast R-CNN's); "devkit" is VOCevaldet.m.
 """
 
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -19,7 +18,7 @@ FALSE_POSITIVE, TRUE_POSITIVE, IGNORED = 0, 1, -1
 
 @dataclass(frozen=True, eq=False)
 class Rule:
-    """What distinguishes one way of computing AP from another (pixels); strict: the IoU must exceed its limit."""
+    """A way of computing AP; lengths in pixels. strict: a match needs an IoU above 0.5, not just 0.5."""
 
     name: str
     ground_truth_shift: float
@@ -28,112 +27,71 @@ class Rule:
     recall_levels: np.ndarray
 
 
-RULES = MappingProxyType(
-    {
-        "reference": Rule("reference", -1.0, 0.0, True, np.arange(0.0, 1.1, 0.1)),
-        "devkit": Rule("devkit", 0.0, 1.0, False, np.arange(11) / 10),
-    }
-)
-# For boxes that are no whole pixels, such as COCO's: nothing is shifted or added.
-PLAIN = Rule("plain", 0.0, 0.0, False, np.arange(11) / 10)
+RULES = {
+    "reference": Rule("reference", -1.0, 0.0, True, np.arange(0.0, 1.1, 0.1)),
+    "devkit": Rule("devkit", 0.0, 1.0, False, np.arange(11) / 10),
+}
+PLAIN = Rule("plain", 0.0, 0.0, False, np.arange(11) / 10)  # for boxes with fractions of pixels, such as COCO's
+
+_DTYPES = {"images": np.int64, "labels": np.int64, "scores": np.float64, "difficult": bool, "boxes": np.float64}
 
 
-@dataclass(frozen=True)
-class DetectionArrays:
-    """D detections of any classes in any order.
-
-    pictures: int [D], index of the picture; labels: int [D], index of the class (0-based, no background);
-    scores: float [D]; boxes: float [D, 4], corners in pixels counted from 1.
-    """
-
-    pictures: np.ndarray
-    labels: np.ndarray
-    scores: np.ndarray
-    boxes: np.ndarray
+class _Rows:
+    """Arrays with one row per box."""
 
     def __post_init__(self):
-        object.__setattr__(self, "pictures", _indices(self.pictures, "pictures"))
-        object.__setattr__(self, "labels", _indices(self.labels, "labels"))
-        object.__setattr__(self, "scores", _finite(self.scores, "scores", (-1,)))
-        object.__setattr__(self, "boxes", _finite(self.boxes, "boxes", (-1, 4)))
-        _check_lengths(self.pictures, self.labels, self.scores, self.boxes)
+        for field in fields(self):
+            values = np.asarray(getattr(self, field.name)).astype(_DTYPES[field.name])
+            object.__setattr__(self, field.name, values.reshape(-1, 4) if field.name == "boxes" else values)
 
     def __len__(self):
-        return len(self.scores)
+        return len(self.boxes)
 
     def take(self, rows):
-        """The detections at rows (indices, a mask or a slice)."""
-        return DetectionArrays(self.pictures[rows], self.labels[rows], self.scores[rows], self.boxes[rows])
+        """Return the given rows (indices or a mask)."""
+        return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 @dataclass(frozen=True)
-class GroundTruthArrays:
-    """G annotated objects of any classes: as DetectionArrays, with difficult: bool [G] in place of scores."""
+class DetectionArrays(_Rows):
+    """D detections of any classes in any order."""
 
-    pictures: np.ndarray
-    labels: np.ndarray
-    difficult: np.ndarray
-    boxes: np.ndarray
-
-    def __post_init__(self):
-        object.__setattr__(self, "pictures", _indices(self.pictures, "pictures"))
-        object.__setattr__(self, "labels", _indices(self.labels, "labels"))
-        object.__setattr__(self, "difficult", np.asarray(self.difficult, dtype=bool).reshape(-1))
-        object.__setattr__(self, "boxes", _finite(self.boxes, "boxes", (-1, 4)))
-        _check_lengths(self.pictures, self.labels, self.difficult, self.boxes)
-
-    def __len__(self):
-        return len(self.difficult)
-
-    def take(self, rows):
-        """The objects at rows (indices, a mask or a slice)."""
-        return GroundTruthArrays(self.pictures[rows], self.labels[rows], self.difficult[rows], self.boxes[rows])
+    images: np.ndarray  # int64 [D], index of the image
+    labels: np.ndarray  # int64 [D], index of the class, without background
+    scores: np.ndarray  # float64 [D]
+    boxes: np.ndarray  # float64 [D, 4], corners in pixels counted from 1
 
 
 @dataclass(frozen=True)
-class Matches:
-    """What became of D detections of one class against its G objects.
+class GroundTruthArrays(_Rows):
+    """G annotated objects."""
 
-    order: int [D], detections by falling score (ties keep their order); the next three follow that order:
-    outcome: int8 [D], TRUE_POSITIVE, FALSE_POSITIVE or IGNORED (on a difficult object);
-    best: int [D], the object with the highest IoU in the same picture, -1 where the picture has none;
-    iou: float [D], that IoU, 0 where there is none.
-    found_by: int [G], the detection (index before sorting) that found each object, -1 where none did.
-    """
-
-    order: np.ndarray
-    outcome: np.ndarray
-    best: np.ndarray
-    iou: np.ndarray
-    found_by: np.ndarray
+    images: np.ndarray  # int64 [G]
+    labels: np.ndarray  # int64 [G]
+    difficult: np.ndarray  # bool [G]
+    boxes: np.ndarray  # float64 [G, 4], as above
 
 
 @dataclass(frozen=True)
 class ClassResult:
-    """One class's figures. objects leaves out the difficult ones; without any, both APs are NaN.
-
-    recall, precision, scores: float [D], the curve after each detection by falling score.
-    detection_rows and object_rows: the rows of the arrays given to evaluate_detections that are this class's (what
-    matches.order and matches.best index).
-    """
+    """Result of one class with D detections; the arrays follow their descending scores, ties keep their order."""
 
     name: str
-    ap_11: float
-    ap_area: float
-    objects: int
+    ap_11: float  # over 11 recall levels (VOC2007); NaN without objects
+    ap_area: float  # area (VOC2010 and later); NaN without objects
+    objects: int  # without the difficult ones
     difficult: int
-    detections: int
-    recall: np.ndarray
-    precision: np.ndarray
-    scores: np.ndarray
-    matches: Matches
-    detection_rows: np.ndarray
-    object_rows: np.ndarray
+    rows: np.ndarray  # int64 [D], rows of the evaluated DetectionArrays
+    outcome: np.ndarray  # int8 [D], TRUE_POSITIVE, FALSE_POSITIVE, or IGNORED (on a difficult object)
+    best: np.ndarray  # int64 [D], row of the class's object in the image with the highest IoU, -1 if there is none
+    iou: np.ndarray  # float64 [D], that IoU
+    recall: np.ndarray  # float64 [D], after each detection
+    precision: np.ndarray  # float64 [D], after each detection
 
 
 @dataclass(frozen=True)
 class VOCResult:
-    """The mean over classes that have ground truth, the classes' own figures, and who was left out of the mean."""
+    """Means over the classes with ground truth (NaN without any), every class, and the classes left out."""
 
     rule: Rule
     mean_ap_11: float
@@ -142,136 +100,107 @@ class VOCResult:
     left_out: tuple[str, ...]
 
 
-def evaluate_detections(detections, ground_truth, class_names, rule="reference", iou_threshold=0.5):
-    """Mean average precision of detections (DetectionArrays) against ground_truth (GroundTruthArrays).
+def evaluate_detections(detections, ground_truth, class_names, rule="reference"):
+    """Compute the mean average precision of DetectionArrays against GroundTruthArrays at IoU 0.5: a VOCResult.
 
-    class_names names the labels in order. A class without detections scores 0; a class without ground truth (or
-    with nothing but difficult objects) has no AP, is left out of the mean and listed in left_out. Without any class
-    that has ground truth the means are NaN. rule is a Rule or the name of one of RULES.
-    Raises ValueError where a label lies outside class_names or the rule is unknown.
+    `class_names` names the labels; `rule` is a Rule or its name in RULES. A class without detections scores 0. A class
+    without objects, or with difficult ones only, is left out of the mean.
     """
-    if not isinstance(rule, Rule):
-        if rule not in RULES:
-            raise ValueError(f"rule is {rule!r}, not one of {', '.join(RULES)}")
-        rule = RULES[rule]
-    for labels in (detections.labels, ground_truth.labels):
-        if len(labels) and not 0 <= labels.min() <= labels.max() < len(class_names):
-            raise ValueError(
-                f"labels reach from {labels.min()} to {labels.max()}; {len(class_names)} classes are named"
-            )
-    classes = []
-    for label, name in enumerate(class_names):
-        detection_rows = np.flatnonzero(detections.labels == label)
-        object_rows = np.flatnonzero(ground_truth.labels == label)
-        of_class, objects = detections.take(detection_rows), ground_truth.take(object_rows)
-        matches = match_detections(of_class, objects, rule, iou_threshold)
-        classes.append(
-            ClassResult(
-                name=name,
-                detections=len(of_class),
-                scores=of_class.scores[matches.order],
-                matches=matches,
-                detection_rows=detection_rows,
-                object_rows=object_rows,
-                **_figures(matches, objects.difficult, rule.recall_levels),
-            )
-        )
-    scored = [result for result in classes if result.objects]
-    return VOCResult(
-        rule=rule,
-        mean_ap_11=float(np.mean([result.ap_11 for result in scored])) if scored else float("nan"),
-        mean_ap_area=float(np.mean([result.ap_area for result in scored])) if scored else float("nan"),
-        classes=tuple(classes),
-        left_out=tuple(result.name for result in classes if not result.objects),
-    )
+    rule = RULES[rule] if isinstance(rule, str) else rule
+    classes = [_evaluate_class(detections, ground_truth, label, name, rule) for label, name in enumerate(class_names)]
+    ap = [(result.ap_11, result.ap_area) for result in classes if result.objects]
+    mean_ap_11, mean_ap_area = np.mean(ap, axis=0).tolist() if ap else (np.nan, np.nan)
+    left_out = tuple(result.name for result in classes if not result.objects)
+    return VOCResult(rule, mean_ap_11, mean_ap_area, tuple(classes), left_out)
 
 
-def _figures(matches, difficult, recall_levels):
-    """The part of a ClassResult that follows from the matches of its detections and its objects' difficult flags."""
-    objects = int(np.count_nonzero(~difficult))
-    recall, precision = precision_recall(matches.outcome, objects)
-    return {
-        "objects": objects,
-        "difficult": len(difficult) - objects,
-        "recall": recall,
-        "precision": precision,
-        "ap_11": eleven_point_ap(recall, precision, recall_levels) if objects else float("nan"),
-        "ap_area": area_ap(recall, precision) if objects else float("nan"),
-    }
+def _evaluate_class(detections, ground_truth, label, name, rule):
+    rows = np.flatnonzero(detections.labels == label)
+    rows = rows[np.argsort(-detections.scores[rows], kind="stable")]
+    object_rows = np.flatnonzero(ground_truth.labels == label)
+    truth = ground_truth.take(object_rows)
+    iou, best = best_overlaps(detections.take(rows), truth, rule)
+    outcome = match_detections(iou, best, truth.difficult, rule)
+    objects = int(np.count_nonzero(~truth.difficult))
+    recall, precision = precision_recall(outcome, objects)
+    ap_11 = eleven_point_ap(recall, precision, rule.recall_levels) if objects else np.nan
+    ap_area = area_ap(recall, precision) if objects else np.nan
+    best, difficult = np.append(object_rows, -1)[best], len(truth) - objects
+    return ClassResult(name, ap_11, ap_area, objects, difficult, rows, outcome, best, iou, recall, precision)
 
 
-def match_detections(detections, ground_truth, rule=RULES["reference"], iou_threshold=0.5):
-    """Match detections (DetectionArrays) with objects (GroundTruthArrays) of one class; returns Matches.
+def best_threshold(detections, ground_truth, class_names):
+    """Return (threshold, mean F1): the score threshold with the best F1, averaged over the classes with ground truth.
 
-    The best-scored comes first. A detection goes to the object of its picture with the highest IoU (the first of
-    equals), and only then is it asked whether that object is difficult or taken: the second detection of an object is
-    a false positive, even where another object overlaps it enough.
+    Matches are those of the reference rule; difficult objects count neither way. Thresholds are 0.00, 0.01 ... 0.99,
+    and detections count whose score is greater, compared in float32 as Detect does: the F1 holds for the threshold as
+    it is printed. Of several best thresholds it is the middle one. Without ground truth F1 is NaN.
     """
-    order = np.argsort(-detections.scores, kind="stable")
-    iou, best = best_overlaps(detections.take(order), ground_truth, rule)
-    overlaps = (best >= 0) & (iou > iou_threshold if rule.strict else iou >= iou_threshold)
-    on_difficult = np.zeros(len(order), dtype=bool)
-    on_difficult[overlaps] = ground_truth.difficult[best[overlaps]]
+    thresholds = np.arange(100) / 100
+    f1 = []
+    for result in evaluate_detections(detections, ground_truth, class_names).classes:
+        if result.objects:
+            scores = detections.scores[result.rows].astype(np.float32)
+            kept = np.searchsorted(-scores, -thresholds.astype(np.float32))  # [100], number of detections
+            found = np.append(0, np.cumsum(result.outcome == TRUE_POSITIVE))[kept]
+            wrong = np.append(0, np.cumsum(result.outcome == FALSE_POSITIVE))[kept]
+            f1.append(2 * found / (found + wrong + result.objects))
+    mean = np.mean(f1, axis=0) if f1 else np.full(100, np.nan)
+    best = np.flatnonzero(mean == mean.max()) if f1 else [0]
+    return float(thresholds[best[len(best) // 2]]), float(mean.max())
 
-    outcome = np.full(len(order), FALSE_POSITIVE, dtype=np.int8)
+
+def match_detections(iou, best, difficult, rule=RULES["reference"]):
+    """Return the outcome (int8 [D]) of one class's detections, given `best_overlaps` by descending score.
+
+    A detection goes to the object of its image with the highest IoU. Only then it matters whether that object is
+    difficult (bool [G]) or taken: the second detection of an object is a false positive, even if it overlaps another.
+    """
+    overlaps = (best >= 0) & (iou > 0.5 if rule.strict else iou >= 0.5)
+    on_difficult = overlaps & np.append(difficult, False)[best]
+    outcome = np.full(len(iou), FALSE_POSITIVE, dtype=np.int8)
     outcome[on_difficult] = IGNORED
     candidates = np.flatnonzero(overlaps & ~on_difficult)
-    objects, first = np.unique(best[candidates], return_index=True)
+    _, first = np.unique(best[candidates], return_index=True)
     outcome[candidates[first]] = TRUE_POSITIVE
-
-    found_by = np.full(len(ground_truth), -1, dtype=np.int64)
-    found_by[objects] = order[candidates[first]]
-    return Matches(order=order, outcome=outcome, best=best, iou=iou, found_by=found_by)
+    return outcome
 
 
 def best_overlaps(detections, ground_truth, rule=RULES["reference"]):
-    """Each detection's highest IoU with an object of its picture, and that object's index (the first of equals).
+    """Return each detection's highest IoU with an object of its image, of any class, and that object.
 
-    Classes are not looked at. Returns iou float [D] (0 where the picture has no object) and best int [D] (-1 there).
+    iou: float64 [D], 0 if the image has no object; best: int64 [D], the first of equals, -1 if there is none.
     """
-    iou = np.zeros(len(detections))
-    best = np.full(len(detections), -1, dtype=np.int64)
-    # Objects sorted by picture, so that the objects of a detection's picture are one run [start, start + count).
-    by_picture = np.argsort(ground_truth.pictures, kind="stable")
-    pictures = ground_truth.pictures[by_picture]
-    start = np.searchsorted(pictures, detections.pictures, side="left")
-    count = np.searchsorted(pictures, detections.pictures, side="right") - start
-    candidates = np.flatnonzero(count)
-    if not len(candidates):
-        return iou, best
-    count = count[candidates]
-    # All pairs (detection, object of its picture), flat: pair p belongs to detection `owner[p]`.
-    owner = np.repeat(candidates, count)
-    first = np.cumsum(count) - count
-    place = np.arange(len(owner)) - np.repeat(first - start[candidates], count)
-    gt_of_pair = by_picture[place]
-    pair_iou = paired_iou(
-        detections.boxes[owner], ground_truth.boxes[gt_of_pair] + rule.ground_truth_shift, rule.size_offset
-    )  # [pairs]
+    by_image = np.argsort(ground_truth.images, kind="stable")  # the objects of an image are one run of it
+    start, end = (np.searchsorted(ground_truth.images[by_image], detections.images, side) for side in ("left", "right"))
+    # All pairs (detection, object of its image), flat.
+    pairs = end - start
+    detection = np.repeat(np.arange(len(detections)), pairs)
+    objects = by_image[np.arange(len(detection)) - np.repeat(np.cumsum(pairs) - pairs - start, pairs)]
+    shifted = ground_truth.boxes[objects] + rule.ground_truth_shift
+    pair_iou = paired_iou(detections.boxes[detection], shifted, rule.size_offset)
 
-    highest = np.maximum.reduceat(pair_iou, first)
-    iou[candidates] = highest
-    winners = np.flatnonzero(pair_iou == np.repeat(highest, count))
-    _, first_winner = np.unique(owner[winners], return_index=True)
-    best[candidates] = gt_of_pair[winners[first_winner]]
+    by_iou = np.lexsort((-pair_iou, detection))  # stable
+    present, first = np.unique(detection[by_iou], return_index=True)
+    iou, best = np.zeros(len(detections)), np.full(len(detections), -1)
+    iou[present], best[present] = pair_iou[by_iou[first]], objects[by_iou[first]]
     return iou, best
 
 
 def paired_iou(boxes_a, boxes_b, size_offset=0.0):
-    """IoU of boxes_a[i] with boxes_b[i], both [N, 4] corners; returns float [N], 0 wherever nothing is shared."""
-    shared = np.minimum(boxes_a[:, 2:], boxes_b[:, 2:]) - np.maximum(boxes_a[:, :2], boxes_b[:, :2]) + size_offset
-    intersection = shared.clip(min=0).prod(axis=1)
+    """Return the IoU of boxes_a[i] with boxes_b[i], both corners [N, 4]: float64 [N]."""
+    sides = np.minimum(boxes_a[:, 2:], boxes_b[:, 2:]) - np.maximum(boxes_a[:, :2], boxes_b[:, :2]) + size_offset
+    intersection = sides.clip(min=0).prod(axis=1)
     area_a = (boxes_a[:, 2:] - boxes_a[:, :2] + size_offset).prod(axis=1)
     area_b = (boxes_b[:, 2:] - boxes_b[:, :2] + size_offset).prod(axis=1)
     union = area_a + area_b - intersection
-    # Where something is shared both boxes have an area, so only then is there anything to divide.
     return np.divide(intersection, union, out=np.zeros_like(union), where=intersection > 0)
 
 
 def precision_recall(outcome, objects):
-    """Recall and precision (both float [D]) after each detection, given outcomes by falling score.
+    """Return recall and precision (float64 [D]) after each detection, from outcomes by descending score.
 
-    Ignored detections count neither way; before the first that counts, precision is 0. Without objects recall is NaN.
+    Ignored detections count neither way; precision is 0 before the first that counts. Recall is NaN without objects.
     """
     true_positives = np.cumsum(outcome == TRUE_POSITIVE)
     counted = true_positives + np.cumsum(outcome == FALSE_POSITIVE)
@@ -280,35 +209,16 @@ def precision_recall(outcome, objects):
 
 
 def eleven_point_ap(recall, precision, recall_levels=RULES["reference"].recall_levels):
-    """Mean over recall levels of the highest precision at that recall or beyond (VOC2007)."""
+    """Return the mean over recall levels of the highest precision at that recall or beyond (VOC2007)."""
     envelope = np.append(_envelope(precision), 0.0)
     return float(np.mean(envelope[np.searchsorted(recall, recall_levels, side="left")]))
 
 
 def area_ap(recall, precision):
-    """Area under the precision envelope, a step at every change of recall (VOC2010 and later)."""
+    """Return the area under the precision envelope, a step at every change of recall (VOC2010 and later)."""
     return float(np.sum(np.diff(recall, prepend=0.0) * _envelope(precision)))
 
 
 def _envelope(precision):
-    """The highest precision at or after each point."""
+    """Return the highest precision at or after each point."""
     return np.maximum.accumulate(precision[::-1])[::-1]
-
-
-def _indices(values, name):
-    values = np.asarray(values)
-    if values.size and not np.issubdtype(values.dtype, np.integer):
-        raise ValueError(f"{name} are indices and must be integers, not {values.dtype}")
-    return values.astype(np.int64).reshape(-1)
-
-
-def _finite(values, name, shape):
-    values = np.asarray(values, dtype=np.float64).reshape(shape)
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name} hold NaN or infinity, first in row {np.argwhere(~np.isfinite(values))[0][0]}")
-    return values
-
-
-def _check_lengths(*arrays):
-    if len({len(array) for array in arrays}) > 1:
-        raise ValueError(f"arrays differ in length: {', '.join(str(len(array)) for array in arrays)}")

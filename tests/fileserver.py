@@ -1,4 +1,4 @@
-"""A web server on 127.0.0.1 that hands out one file, well or badly, as a test tells it to."""
+"""A web server on 127.0.0.1 that serves one file, well or badly, as a test tells it to."""
 
 import contextlib
 import http.server
@@ -7,20 +7,20 @@ import threading
 
 
 class FileServer(http.server.ThreadingHTTPServer):
-    """Serves `content` under any path; `behaviours` say how, one for each request, the last for all that follow.
+    """Serves `content` under any path.
 
-    requests: the Range headers of the requests so far, None for those without. held: is set once a request is in the
-    middle of its answer under "hold"; release: lets it go on.
+    behaviors: one for each request (a handler's method, or an HTTP status code), the last also for all that follow.
+    requests: the Range headers of the requests so far.
+    held: set as soon as a request is in the middle of its answer under "hold"; release: lets it continue.
     """
 
     daemon_threads = True
 
-    def __init__(self, content, *behaviours, headers=None):
+    def __init__(self, content, *behaviors):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.content = content
-        self.behaviours = list(behaviours) or ["good"]
-        self.headers = {} if headers is None else headers
-        self.requests, self.paths, self.if_range = [], [], []
+        self.behaviors = list(behaviors) or ["good"]
+        self.requests = []
         self.held, self.release = threading.Event(), threading.Event()
         self.lock = threading.Lock()
 
@@ -28,12 +28,12 @@ class FileServer(http.server.ThreadingHTTPServer):
     def address(self):
         return f"http://127.0.0.1:{self.server_port}/file.bin"
 
-    def next_behaviour(self):
+    def next_behavior(self):
         with self.lock:
-            return self.behaviours.pop(0) if len(self.behaviours) > 1 else self.behaviours[0]
+            return self.behaviors.pop(0) if len(self.behaviors) > 1 else self.behaviors[0]
 
     def handle_error(self, request, client_address):
-        """A client that goes away is no news here."""
+        """A client that goes away is expected."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -41,20 +41,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        server = self.server
-        with server.lock:
-            server.requests.append(self.headers.get("Range"))
-            server.paths.append(self.path)
-            server.if_range.append(self.headers.get("If-Range"))
-        behaviour = server.next_behaviour()
-        if isinstance(behaviour, int):
-            self.send_error(behaviour)
+        with self.server.lock:
+            self.server.requests.append(self.headers.get("Range"))
+        behavior = self.server.next_behavior()
+        if isinstance(behavior, int):
+            self.send_error(behavior)
         else:
-            getattr(self, behaviour)(server.content)
+            getattr(self, behavior)(self.server.content)
 
     def answer(self, status, body, length=None, **headers):
         self.send_response(status)
-        for name, value in {**self.server.headers, **headers}.items():
+        for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         if length != "unsaid":
             self.send_header("Content-Length", str(len(body) if length is None else length))
@@ -63,11 +60,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.close_connection = True
 
     def requested(self, content):
-        """(status, body, headers) of a well-behaved answer."""
+        """(status, body, headers) of a correct answer."""
         found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
-        if not found:
+        start = int(found[1]) if found else 0
+        if not start:
             return 200, content, {}
-        start = int(found[1])
         if start >= len(content):
             return 416, b"", {"Content_Range": f"bytes */{len(content)}"}
         return 206, content[start:], {"Content_Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
@@ -84,22 +81,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         status, body, headers = self.requested(content)
         self.answer(status, body[: len(body) // 2], length=len(body), **headers)
 
-    def sends_nothing(self, content):
-        self.answer(200, b"", length=len(content))
-
-    def hangs_up(self, content):
-        self.close_connection = True
-
     def ignores_range_and_cuts_off(self, content):
         self.answer(200, content[: len(content) // 2], length=len(content))
 
-    def slow(self, content):
-        status, body, headers = self.requested(content)
-        self.answer(status, b"", length=len(body), **headers)
-        step = max(1, len(body) // 20)
-        for start in range(0, len(body), step):
-            self.wfile.write(body[start : start + step])
-            self.server.release.wait(0.01)
+    def hangs_up(self, content):
+        self.close_connection = True
 
     def hold(self, content):
         """Send half, then wait for `release`."""
@@ -118,29 +104,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def too_short(self, content):
         self.answer(200, content[:-7])
 
-    def too_long(self, content):
-        self.answer(200, content + b"more")
-
     def endless(self, content):
         """No length, and more than there should be."""
         self.answer(200, content * 3, length="unsaid")
 
-    def no_length(self, content):
-        self.answer(200, content, length="unsaid")
-
-    def nonsense_length(self, content):
-        self.answer(200, content, length="9" * 5000)
-
-    def other_part(self, content):
-        self.answer(206, content[:10], Content_Range=f"bytes 0-9/{len(content)}")
-
-    def redirect_loop(self, content):
-        self.answer(302, b"", Location=self.path)
-
     def redirect_on(self, content):
         self.answer(302, b"", Location="/elsewhere.bin")
 
-    def redirect_to_file(self, content):
+    def redirect_to_ftp(self, content):
         self.answer(302, b"", Location="ftp://127.0.0.1/file.bin")
 
     def web_page(self, content):
@@ -148,9 +119,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serve(content, *behaviours, headers=None):
-    """Run a FileServer for the time of a with block."""
-    with FileServer(content, *behaviours, headers=headers) as server:
+def serve(content, *behaviors):
+    """Run a FileServer within a with block."""
+    with FileServer(content, *behaviors) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

@@ -8,9 +8,11 @@ import imageio
 import numpy as np
 import pytest
 import torch
+from synthetic import make_voc
 from torch import nn
 
 from data import voc
+from layers.functions import PriorBox
 from ssd import build_ssd
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,40 +59,101 @@ for i, frame in enumerate(reader):
 writer.close()
 """
 
-# The imports and calls of a training script.
+# A training script: the lineage's imports, initialization, schedule and loop.
 TRAINING = """
 from data import *
-from data import (BaseTransform, COCO_CLASSES, COCO_ROOT, COCOAnnotationTransform, COCODetection, HOME, MEANS,
-                  SSDAugmentation, VOC_CLASSES, VOC_ROOT, VOCAnnotationTransform, VOCDetection, coco,
-                  detection_collate, voc)
+from utils.augmentations import SSDAugmentation
+from layers.modules import MultiBoxLoss
+from ssd import build_ssd
+import os
+import sys
+import torch
+from torch.autograd import Variable
+import torch.nn as nn
+import torch.optim as optim
+import torch.backends.cudnn as cudnn
+import torch.nn.init as init
+import torch.utils.data as data
+import numpy as np
+
+dataset_root, save_path, batch_size, max_iter, lr, gamma = sys.argv[1], sys.argv[2], 2, 20, 1e-4, 0.1
+torch.set_default_tensor_type('torch.FloatTensor')
+torch.manual_seed(0)
+
+
+def train():
+    cfg = voc
+    dataset = VOCDetection(root=dataset_root, transform=SSDAugmentation(cfg['min_dim'], MEANS))
+    ssd_net = build_ssd('train', cfg['min_dim'], cfg['num_classes'])
+    net = ssd_net
+    for part in (ssd_net.vgg, ssd_net.extras, ssd_net.loc, ssd_net.conf):
+        part.apply(weights_init)
+    optimizer = optim.SGD(net.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
+    criterion = MultiBoxLoss(cfg['num_classes'], 0.5, True, 0, True, 3, 0.5, False, False)
+    net.train()
+    loc_loss = conf_loss = step_index = 0
+    print('Training SSD on:', dataset.name, len(dataset))
+    data_loader = data.DataLoader(dataset, batch_size, num_workers=1, shuffle=True,
+                                  collate_fn=detection_collate, pin_memory=False)
+    batch_iterator = iter(data_loader)
+    for iteration in range(max_iter):
+        if iteration == 15 or iteration in cfg['lr_steps']:
+            step_index += 1
+            adjust_learning_rate(optimizer, gamma, step_index)
+        try:
+            images, targets = next(batch_iterator)
+        except StopIteration:
+            batch_iterator = iter(data_loader)
+            images, targets = next(batch_iterator)
+        images = Variable(images)
+        targets = [Variable(ann) for ann in targets]
+        out = net(images)
+        optimizer.zero_grad()
+        loss_l, loss_c = criterion(out, targets)
+        loss = loss_l + loss_c
+        loss.backward()
+        optimizer.step()
+        loc_loss += loss_l.data
+        conf_loss += loss_c.data
+        print('iter ' + repr(iteration) + ' || Loss: %.4f ||' % (loss.item()))
+    torch.save(ssd_net.state_dict(), save_path)
+    print('sums %.4f rate %g' % (loc_loss + conf_loss, optimizer.param_groups[0]['lr']))
+
+
+def adjust_learning_rate(optimizer, gamma, step):
+    for param_group in optimizer.param_groups:
+        param_group['lr'] = lr * (gamma ** (step))
+
+
+def weights_init(m):
+    if isinstance(m, nn.Conv2d):
+        init.xavier_uniform_(m.weight.data)
+        m.bias.data.zero_()
+
+
+if __name__ == '__main__':
+    train()
+"""
+
+# The star imports that scripts rely on, and the names of the lineage's first version.
+NAMES = """
+from data.config import *
+assert os.path.exists(HOME) and MEANS and COLORS and voc and coco
+from data import *
+from data import (AnnotationTransform, BaseTransform, COCO_CLASSES, COCO_ROOT, COCOAnnotationTransform, COCODetection,
+                  COCOroot, SSDAugmentation, VOC_CLASSES, VOC_ROOT, VOCAnnotationTransform, VOCDetection, VOCroot,
+                  base_transform, detection_collate, get_label_map, v2)
 from layers import *
-from layers.box_utils import center_size, decode, encode, jaccard, match, nms, point_form
+from layers.box_utils import center_size, decode, encode, intersect, jaccard, log_sum_exp, match, nms, point_form
 from layers.functions import Detect, PriorBox
 from layers.modules import L2Norm, MultiBoxLoss
-from ssd import build_ssd
-import torch, torch.optim as optim, torch.utils.data
-
-cfg = voc
-dataset = VOCDetection(root=VOC_ROOT_HERE, image_sets=[('2007', 'trainval')],
-                       transform=SSDAugmentation(cfg['min_dim'], MEANS))
-net = build_ssd('train', cfg['min_dim'], cfg['num_classes'])
-optimizer = optim.SGD(net.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4)
-criterion = MultiBoxLoss(cfg['num_classes'], 0.5, True, 0, True, 3, 0.5, False, False)
-loader = torch.utils.data.DataLoader(dataset, 1, num_workers=0, shuffle=True, collate_fn=detection_collate)
-net.train()
-images, targets = next(iter(loader))
-out = net(images)
-optimizer.zero_grad()
-loss_l, loss_c = criterion(out, targets)
-loss = loss_l + loss_c
-loss.backward()
-optimizer.step()
-print(tuple(images.shape), tuple(out[0].shape), tuple(out[1].shape), tuple(out[2].shape), loss.item() > 0)
+assert torch.Tensor and cv2.resize and np.array and os.path
+assert VOCroot + 'VOC2007' == os.path.join(VOC_ROOT, 'VOC2007')
 """
 
 
 def run(folder, script, *arguments):
-    """Run a script that lies in the repository's root, as the lineage's users put theirs; here: as if it lay there."""
+    """Run a script as if it lay in the repository's root, where the lineage's users put theirs."""
     path = folder / "script.py"
     path.write_text(f"import sys\nsys.path[0] = {str(ROOT)!r}\n" + script)
     command = [sys.executable, path, *map(str, arguments)]
@@ -101,7 +164,7 @@ def run(folder, script, *arguments):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A full-width state dict that sees a dog in the whole of any picture: the first prior of the coarsest map."""
+    """A full-width state dict that detects a dog in the whole of any image: the first prior of the coarsest map."""
     net = build_ssd("train")
     for head in (*net.loc, *net.conf):
         nn.init.zeros_(head.weight)
@@ -122,7 +185,7 @@ def test_a_course_script(weights, tmp_path):
         for _ in range(3):
             writer.append_data(np.full((96, 160, 3), 90, np.uint8))
     printed = run(tmp_path, SCRIPT, weights, source, target)
-    x1, x2 = 160 * 18 / 300, 160 * 282 / 300  # a square of 264 of 300 pixels, around the centre
+    x1, x2 = 160 * 18 / 300, 160 * 282 / 300  # a square of 264 of 300 pixels, around the center
     y1, y2 = 96 * 18 / 300, 96 * 282 / 300
     assert printed.splitlines() == [f"dog {x1:.0f} {y1:.0f} {x2:.0f} {y2:.0f}"] * 3
     with imageio.get_reader(target) as reader:
@@ -134,16 +197,27 @@ def test_a_course_script(weights, tmp_path):
 
 @pytest.mark.slow
 def test_a_training_script(tmp_path):
-    from synthetic import make_voc
+    """It trains the network at the paper's width for twenty iterations."""
+    for year in ("2007", "2012"):
+        objects = {f"{year}_{i}": [("dog", (10 + i, 10, 90, 70), 0), ("cat", (5, 5, 40, 60), i % 2)] for i in range(3)}
+        make_voc(tmp_path / f"VOC{year}", objects, split="trainval", size=(300, 200))
+    lines = run(tmp_path, TRAINING, f"{tmp_path}/", tmp_path / "VOC.pth").splitlines()
+    assert lines[0] == "Training SSD on: VOC0712 6"
+    losses = [float(line.split()[4]) for line in lines if line.startswith("iter")]
+    assert len(losses) == 20
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-5:]) < 0.85 * losses[0]
+    _, total, _, rate = lines[-1].split()
+    assert float(total) == pytest.approx(sum(losses), rel=1e-4)
+    assert float(rate) == pytest.approx(1e-5)
+    build_ssd("test").load_state_dict(torch.load(tmp_path / "VOC.pth", weights_only=True), strict=True)
 
-    make_voc(tmp_path / "VOC2007", {"a": [("dog", (10, 10, 90, 70), 0)]}, split="trainval")
-    printed = run(tmp_path, TRAINING.replace("VOC_ROOT_HERE", repr(str(tmp_path))))
-    assert printed.splitlines()[-1] == "(1, 3, 300, 300) (1, 8732, 4) (1, 8732, 21) (8732, 4) True"
+
+def test_names_that_scripts_import(tmp_path):
+    run(tmp_path, NAMES)
 
 
-def test_priors_of_the_lineages_script():
-    from layers.functions import PriorBox
-
+def test_attributes_of_the_network():
     net = build_ssd("test", 300, 21, width=0.05)
     assert torch.equal(net.priors, PriorBox(voc).forward())
     assert net.size == 300

@@ -53,7 +53,7 @@ def imports_of_xml(path):
 
 
 def test_the_sources_are_found():
-    assert {"ssd.py", "checkpoint.py", "voc0712.py", "unpack.py", "run_state.py"} <= {path.name for path in SOURCES}
+    assert {"ssd.py", "checkpoint.py", "voc0712.py", "download.py", "run_state.py"} <= {path.name for path in SOURCES}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -1,1 +1,1 @@
-"""What train.py is made of: schedule, sample order, base pre-training, the state of a run, its log."""
+"""Training: the pieces of train.py's loop."""

@@ -1,104 +1,119 @@
-"""A look at the data set before a run: what is in it, what is wrong with it, and whether it can be trained on.
+"""The check of a data set before a run: every image and annotation is read once, and counted."""
 
-Better to hear in the first minute that a picture is damaged than in the middle of the night.
-"""
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from tabulate import tabulate
+from tqdm import tqdm
 
 from utils.errors import InputError
 
-from .findings import examine
+from .distributed import gather_shares
 
-UNUSABLE_SHARE = 0.05  # of the pictures; above it something larger is wrong than a few damaged files
-EXAMPLES = 3  # that are named of each kind of problem
+MAX_UNUSABLE = 0.05  # of the images; more than that is an incomplete data set rather than a few damaged files
+MAX_EXAMPLES = 3  # named for each problem
+SLACK = 1  # pixel that a box may reach outside its image: some tools count from 0, some from 1
 
 
-def check_pictures(pictures, class_names, say, num_workers=4, name_all=False):
-    """Read a data set once, say what is in it, and decide whether it can be trained on.
+@dataclass(frozen=True)
+class Found:
+    """What one image contains: labels of the boxes to train on, and the number of boxes with each problem."""
 
-    What was read is remembered: the next time only new and changed files are. In a job of several processes all of
-    them must call it; each reads a share, and all decide the same.
+    error: str = ""
+    labels: tuple[int, ...] = ()
+    empty: int = 0
+    outside: int = 0
+    reaching: int = 0
+
+
+def check_images(images, class_names, ranks, num_workers=4, name_all=False):
+    """Read a data set once, print what it contains and what is wrong with it.
+
+    All ranks must call this; each reads its share of the images.
 
     Args:
-        pictures: a VOCDetection or COCODetection.
-        class_names: of the run, without background.
-        say: prints a text.
-        num_workers: threads that read (OpenCV decodes outside Python's lock).
-        name_all: name every place of a problem, not only the first ones.
+        images: the data set.
+        class_names: without background.
+        ranks: the Ranks of the job.
+        num_workers: threads that read.
+        name_all: print every problem instead of the first ones.
 
     Returns:
-        The indices of the usable pictures, in order.
+        The indices of the usable images.
 
     Raises:
-        InputError: no pictures, an unknown class, no objects, or more than UNUSABLE_SHARE of the pictures unusable.
+        InputError: more than MAX_UNUSABLE of the images are unusable, or there is no object to train on.
     """
-    if not len(pictures):
-        raise InputError(f"{pictures.root}: the split lists no pictures; name another one with --train_split")
-    findings = examine(pictures, class_names, num_workers, say)
-    title = f"{pictures.root}, {_splits(pictures)}: {len(pictures):,} pictures"
-    say("\n".join([title, "", *class_table(findings), "", *problem_table(findings, name_all), ""]))
-    refuse(pictures, findings)
-    left_out = len(pictures) - len(findings.usable)
-    say(
-        f"decision: goes on with {len(findings.usable):,} pictures and {findings.num_objects:,} objects"
-        + (f"; {left_out:,} of the {len(pictures):,} pictures of the list are left out" if left_out else "")
-    )
-    return findings.usable
-
-
-def refuse(pictures, findings):
-    """Raise InputError where the data set can't be trained on."""
-    failed, total = findings.failed, len(pictures)
-    if len(failed) > UNUSABLE_SHARE * total:
+    share = range(ranks.rank, len(images), ranks.world)
+    with ThreadPoolExecutor(max(1, num_workers)) as pool:
+        reading = pool.map(lambda index: _examine(images, index), share)
+        bar = tqdm(reading, "checking the data set", len(share), unit="image", disable=None if ranks.is_main else True)
+        try:
+            found = gather_shares(list(bar), ranks)
+        finally:
+            pool.shutdown(cancel_futures=True)  # Ctrl-C doesn't wait for the rest
+    first_of = {image_id: index for index, image_id in reversed(list(enumerate(images.ids)))}
+    repeated = [index for index, image_id in enumerate(images.ids) if first_of[image_id] != index]
+    failed = [index for index, item in enumerate(found) if item.error]
+    usable = sorted(set(range(len(images))) - set(repeated) - set(failed))
+    path = {index: str(images.image_path(index)) for index in range(len(images))}
+    problems = [
+        ("images or annotations that can't be used: left out", [found[index].error for index in failed]),
+        ("images listed more than once: used once", [path[index] for index in repeated]),
+        ("images with boxes without area (min >= max): dropped", [path[i] for i in usable if found[i].empty]),
+        ("images with boxes outside of them: dropped", [path[i] for i in usable if found[i].outside]),
+        ("images with boxes that reach outside: cut", [path[i] for i in usable if found[i].reaching]),
+        ("images without objects to train on: background", [path[i] for i in usable if not found[i].labels]),
+    ]
+    objects = sum(len(found[index].labels) for index in usable)
+    ranks.say(_class_table([found[index].labels for index in usable], class_names))
+    ranks.say("\n".join(_problem_lines(problems, len(images) if name_all else MAX_EXAMPLES)))
+    if len(failed) > MAX_UNUSABLE * len(images):
         raise InputError(
-            f"{pictures.root}: {len(failed):,} of {total:,} pictures can't be used, so the data set is probably "
-            "incomplete: fetch or unpack it again, repair these pictures, or take them out of the split. "
-            f"The first: {failed[0]}"
+            f"{images.root}: {len(failed):,} of {len(images):,} images can't be used; is the data set complete? "
+            f"The first: {found[failed[0]].error}"
         )
-    if findings.unknown:
-        more = f", and {len(findings.unknown) - EXAMPLES} more" if len(findings.unknown) > EXAMPLES else ""
-        raise InputError(
-            f"{pictures.root}: not in the class list: class {', '.join(findings.unknown[:EXAMPLES])}{more}; "
-            "name all classes with --classes, or rename or remove these objects"
-        )
-    if not findings.num_objects:
-        aside = f" ({findings.set_aside:,} are marked difficult or crowds)" if findings.set_aside else ""
-        raise InputError(
-            f"{pictures.root}: not one object to train on in {total:,} pictures{aside}; "
-            "annotate some, or name another split with --train_split"
-        )
+    if not objects:
+        raise InputError(f"{images.root}: no objects to train on in {len(images):,} images; use another --train_split")
+    ranks.say(f"training on {len(usable):,} images with {objects:,} objects")
+    return usable
 
 
-def class_table(findings):
-    """Lines: for each class its objects to train on, the pictures that hold them, and its difficult objects."""
-    difficult = sum(row[3] for row in findings.class_rows)
-    rows = [*findings.class_rows, ("all", findings.num_objects, findings.holders, difficult)]
-    cells = [("class", "objects", "in pictures", "difficult")]
-    cells += [(name, *(f"{number:,}" for number in numbers)) for name, *numbers in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+def _examine(images, index):
+    """Read an image and its annotation."""
+    try:
+        height, width = images.pull_image(index).shape[:2]
+        rows = np.array(images.pull_target(index, width, height), dtype=np.float64).reshape(-1, 5)
+    except InputError as error:
+        return Found(error=str(error))
+    has_area = (rows[:, 2:4] > rows[:, :2]).all(axis=1)
+    clipped = rows[:, :4].clip(0, 1)
+    inside = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
+    excess = np.abs(rows[:, :4] - clipped) * [width, height, width, height]  # pixels
+    reaching = inside & (excess > SLACK).any(axis=1)
+    labels = tuple(rows[inside, 4].astype(int).tolist())
+    return Found("", labels, int((~has_area).sum()), int((has_area & ~inside).sum()), int(reaching.sum()))
+
+
+def _class_table(labels_of_images, class_names):
+    """Return a table of the objects of each class and the images that contain them."""
+    objects = np.zeros(len(class_names), dtype=int)
+    images = np.zeros(len(class_names), dtype=int)
+    for labels in labels_of_images:
+        objects += np.bincount(labels, minlength=len(class_names)).astype(int) if labels else 0
+        images[list(set(labels))] += 1
+    rows = [[name, f"{count:,}", f"{holders:,}"] for name, count, holders in zip(class_names, objects, images)]  # noqa: B905
+    rows.append(["all", f"{objects.sum():,}", f"{sum(map(bool, labels_of_images)):,}"])
+    return tabulate(rows, ["class", "objects", "images"], disable_numparse=True, colalign=("left", "right", "right"))
+
+
+def _problem_lines(problems, max_examples):
+    """Return a line for each problem that occurs, and the first places."""
     lines = []
-    for name, *numbers in cells:
-        padded = (number.rjust(width) for number, width in zip(numbers, widths[1:], strict=True))
-        lines.append("  ".join([name.ljust(widths[0]), *padded]))
-    if findings.set_aside:
-        lines.append("the difficult ones (in COCO, crowds) aren't trained on and not among the objects")
+    for text, places in problems:
+        if places:
+            lines += [f"{len(places):,} {text}", *(f"    {place}" for place in places[:max_examples])]
+            if len(places) > max_examples:
+                lines.append(f"    and {len(places) - max_examples:,} more (--check_only names them all)")
     return lines
-
-
-def problem_table(findings, name_all=False):
-    """Lines: how often each kind of problem occurs, what is done about it, and the first places (or all)."""
-    width = max(len(f"{len(problem.places):,}") for problem in findings.problems)
-    lines = []
-    for problem in findings.problems:
-        count = len(problem.places)
-        lines.append(f"{count:>{width},}  {problem.name}" + (f": {problem.treatment}" if count else ""))
-        named = count if name_all else EXAMPLES
-        lines += [" " * (width + 6) + place for place in problem.places[:named]]
-        if count > named:
-            lines.append(" " * (width + 6) + f"and {count - named:,} more (--check_only names them all)")
-    return lines
-
-
-def _splits(pictures):
-    """The split's name as --train_split takes it: "2007_trainval 2012_trainval", "train", "train2017"."""
-    if isinstance(pictures.image_set, str):
-        return pictures.image_set
-    return " ".join("_".join(filter(None, pair)) for pair in pictures.image_set)

@@ -1,6 +1,7 @@
-"""Several processes that train one network, as torchrun starts them."""
+"""Several processes that train one network, started by torchrun."""
 
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -8,70 +9,96 @@ import torch
 import torch.distributed as dist
 
 from utils.errors import InputError, printable
+from utils.system import choose_device
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of the job; a job of one needs no torchrun.
+    """The position of this process in the job; a job of one process needs no torchrun.
 
     Attributes:
-        rank: of this process, 0 writes.
-        local: of this process on its machine; also the number of its CUDA device.
+        rank: of this process. Rank 0 prints and writes files.
+        local: rank on this machine, which is also the number of its CUDA device.
         world: number of processes.
+        control: gloo group for what the host has to know, without synchronizing with the device.
     """
 
     rank: int = 0
     local: int = 0
     world: int = 1
+    control: dist.ProcessGroup | None = None
 
     @property
-    def writes(self):
+    def is_main(self):
         return self.rank == 0
 
     def say(self, text):
-        """Print lines, on rank 0 alone; names in them, of files or of what is in files, steer no terminal."""
-        if self.writes:
+        """Print on rank 0."""
+        if self.is_main:
             print("\n".join(map(printable, text.split("\n"))), flush=True)
 
+    def any(self, flag):
+        """Return whether `flag` is set on any rank. All ranks must call this at the same iteration."""
+        if self.world == 1:
+            return bool(flag)
+        flags = torch.tensor(float(bool(flag)))
+        dist.all_reduce(flags, group=self.control)
+        return bool(flags > 0)
 
-def join(device, batch_size):
-    """Join torchrun's job, if there is one.
+    def wait(self):
+        """Wait until all ranks arrive, for as long as it takes (NCCL would give up after its timeout)."""
+        if self.world > 1:
+            dist.barrier(group=self.control)
+
+
+@contextmanager
+def join(device_name):
+    """Join torchrun's job, if there is one, and choose this process's device; leave the job at the end.
 
     Args:
-        device: torch device of the run; decides the backend (NCCL or Gloo).
-        batch_size: over all ranks.
+        device_name: as for `choose_device`; "auto" and "cuda" mean the device of the local rank.
+
+    Yields:
+        (Ranks, torch.device).
 
     Raises:
-        InputError: the batch can't be shared equally.
+        InputError: there is no such device.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
-        return Ranks()
-    if batch_size % world:
-        raise InputError(f"--batch_size {batch_size}: it counts all processes and must be a multiple of their {world}")
-    ranks = Ranks(int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"]), world)
+        yield Ranks(), choose_device(device_name)
+        return
+    local = int(os.environ["LOCAL_RANK"])
+    if device_name == "cuda" or (device_name == "auto" and torch.cuda.is_available()):
+        device_name = f"cuda:{local}"
+    device = choose_device(device_name)
     if device.type == "cuda":
-        torch.cuda.set_device(ranks.local)
-    # A rank that dies is noticed by torchrun, which ends the others; the timeout is for one that hangs.
+        if device.index != local:
+            raise InputError(f"--device {device_name}: all processes would share one device; use --device cuda")
+        torch.cuda.set_device(device)
+    # torchrun ends the other ranks when one dies; the timeout is for a rank that hangs.
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=10))
-    return ranks
-
-
-def leave():
-    """Leave the job, if there is one."""
-    if dist.is_initialized():
+    try:
+        control = dist.new_group(backend="gloo", timeout=timedelta(days=7))
+        yield Ranks(int(os.environ["RANK"]), local, world, control), device
+    finally:
         dist.destroy_process_group()
 
 
 def sum_over_ranks(tensor):
-    """Add up a float tensor over the ranks, in place (all of them must ask at the same iteration)."""
+    """Add up a float tensor over the ranks, in place, on its device. All ranks must call this at the same iteration."""
     if dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor
 
 
-def any_rank(flag, device):
-    """Whether the flag is set on any rank (all of them must ask at the same iteration)."""
-    if not dist.is_initialized():
-        return flag  # without a trip to the device, for which the host would wait
-    return bool(sum_over_ranks(torch.tensor(float(flag), device=device)) > 0)
+def gather_shares(share, ranks):
+    """Gather the lists of all ranks into the order of the whole, of which rank r has items r, r + world, ..."""
+    if ranks.world == 1:
+        return share
+    shares = [None] * ranks.world
+    dist.all_gather_object(shares, share, group=ranks.control)
+    gathered = [None] * sum(map(len, shares))
+    for rank, items in enumerate(shares):
+        gathered[rank :: ranks.world] = items
+    return gathered

@@ -1,24 +1,23 @@
-"""The network at the start of a run, and what optimises it."""
+"""The network at the start of a run."""
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from layers.modules import use_winograd
-from ssd import build_ssd
+from data.config import SSDConfig
 from utils.errors import InputError
 from weights.catalogue import resolve
-from weights.checkpoint import is_plain, read_file
+from weights.checkpoint import is_plain, read_checkpoint, read_file
 
-from .widening import widened, widening
-
+BASE = "vgg16_reducedfc.pth"
 FALLBACK_BASE = "vgg16_features-amdegroot-88682ab5.pth"
 
 
 class Heads(nn.Module):
-    """A network's raw outputs as a module's forward, which DistributedDataParallel and torch.compile wrap."""
+    """The raw outputs of a network as a module's forward, which DistributedDataParallel and torch.compile can wrap."""
 
     def __init__(self, net):
         super().__init__()
@@ -28,165 +27,146 @@ class Heads(nn.Module):
         return self.net.raw(x)
 
 
-def build_network(args, config, num_classes, say):
-    """The network that a run starts from, on the CPU.
+@dataclass(frozen=True)
+class Start:
+    """Weights that a run starts from, and the network that they belong to.
+
+    Attributes:
+        path: the file.
+        state_dict: tensors by name.
+        config: the SSDConfig, whose priors the weights were trained with; None if the file doesn't say.
+        width: factor on the paper's channel counts; None if the file doesn't say.
+        batch_norm: whether the weights include BatchNorm.
+        class_names: of the class heads; None if the file doesn't say.
+    """
+
+    path: Path
+    state_dict: dict
+    config: SSDConfig | None
+    width: float | None
+    batch_norm: bool
+    class_names: tuple[str, ...] | None
+
+    def check(self, size, width):
+        """Raise InputError unless the network that the flags ask for is that of the file."""
+        # Of a plain state dict the width is known up to the rounding of its channel counts.
+        if size != self.config.min_dim or not math.isclose(width, self.width, rel_tol=0.03):
+            raise InputError(
+                f"{self.path}: an SSD{self.config.min_dim} of width {self.width:g} (found --size {size}, --width "
+                f"{width:g}); leave out --size and --width"
+            )
+
+
+def read_start(name, contents=None):
+    """Read a checkpoint, a plain state dict, or the state of a run (of which averaged weights are preferred).
 
     Args:
-        args: train.py's --basenet, --finetune, --width.
-        config: SSDConfig.
-        num_classes: with the background.
-        say: prints one line.
+        name: a path, or a name of the catalogue.
+        contents: what the file contains, if it has been read already.
 
     Raises:
-        InputError: a file of weights is missing or doesn't fit.
+        InputError: the file is missing, damaged, or not an SSD.
     """
-    from_scratch = args.basenet == "none"
-    net = build_ssd("train", num_classes=num_classes, config=config, width=args.width, batch_norm=from_scratch)
-    if args.finetune:
-        load_fitting(net, args.finetune, say)
-    elif from_scratch:
-        say("base: initialised, with BatchNorm; extra layers and heads: initialised")
-    else:
-        load_base(net, args.basenet, say)
-    return net
+    path = resolve(name)
+    contents = read_file(path) if contents is None else contents
+    if not is_run_state(contents):
+        state, info = read_checkpoint(path)
+        if info.channel_order == "BGR":  # training is in RGB: the first convolution takes the channels in that order
+            state["vgg.0.weight"] = state["vgg.0.weight"].flip(1)
+        class_names = info.class_names if "format" in contents else None
+        return Start(path, state, info.config, info.width, info.batch_norm, class_names)
+    average = contents.get("average")
+    weights = average if isinstance(average, dict) else contents.get("model")
+    if not isinstance(weights, dict):
+        raise InputError(f"{path}: damaged: the state of a run without a network; use another one")
+    # AveragedModel's prefix, in states of earlier versions.
+    state = {str(key).removeprefix("module."): value for key, value in weights.items() if is_plain(value)}
+    batch_norm = any(".bn." in key for key in state)
+    if "config" not in contents:  # a state of an earlier version
+        return Start(path, state, None, None, batch_norm, None)
+    try:
+        config, run = SSDConfig(**contents["config"]), contents["run"]
+        return Start(path, state, config, float(run["width"]), batch_norm, tuple(run["classes"]))
+    except (TypeError, ValueError, LookupError) as error:
+        raise InputError(f"{path}: damaged: its configuration can't be read ({error}); use another state") from error
 
 
-def training_memory_format(device, precision, width):
-    """How pictures and weights lie in memory in training, for speed.
+def is_run_state(contents):
+    """Return whether the contents of a file are the state of a training run."""
+    return isinstance(contents, dict) and str(contents.get("format")).startswith("ssd-run-")
 
-    channels_last, except in float32 on a CPU: there it gains a fifth at width 0.25, but at width 1 the gradients of
-    the weights cost a fifth to a third more than in PyTorch's own layout (benchmarks/training.py).
+
+def load_fitting(net, start, class_names, say):
+    """Load the tensors of `start` that fit, and print which ones are initialized from scratch.
+
+    Class heads are loaded class by class, by name, if the file says which classes they are for.
+
+    Raises:
+        InputError: the base network doesn't fit.
     """
-    if device.type == "cpu" and precision == torch.float32 and width > 0.5:
-        return torch.contiguous_format
-    return torch.channels_last
-
-
-def bring_to(device, net, precision, width, compiled=False):
-    """Make a network ready to be trained on a device.
-
-    Args:
-        device, precision: what it computes on and in.
-        net: an SSD; it is changed.
-        width: its width.
-        compiled: it is to go through torch.compile, which has convolutions of its own.
-
-    Returns:
-        (the network, memory format of its input).
-    """
-    memory_format = training_memory_format(device, precision, width)
-    net = net.to(device, memory_format=memory_format)
-    if device.type == "cpu" and precision == torch.float32 and not compiled:
-        use_winograd(net)
-    return net, memory_format
+    own = net.state_dict()
+    fitting = {key: value for key, value in start.state_dict.items() if key in own and own[key].shape == value.shape}
+    if start.class_names not in (None, class_names):
+        known = [name for name in class_names if name in start.class_names]
+        theirs = [0, *(1 + start.class_names.index(name) for name in known)]  # and the background
+        ours = [0, *(1 + class_names.index(name) for name in known)]
+        for key in own.keys() & start.state_dict.keys():
+            if key.startswith("conf."):
+                value = start.state_dict[key].unflatten(0, (-1, 1 + len(start.class_names)))  # [boxes, classes, ...]
+                fitting[key] = own[key].clone()
+                fitting[key].unflatten(0, (-1, 1 + len(class_names)))[:, ours] = value[:, theirs].float()
+        say(f"classes known to {start.path}: {', '.join(known) or 'none'}")
+    if not any(key.startswith("vgg.") for key in fitting):
+        raise InputError(f"{start.path}: does not fit an SSD{net.size} of width {net.width}; leave out --width, --size")
+    net.load_state_dict(fitting, strict=False)
+    missing = sorted(own.keys() - fitting.keys())
+    say(f"loaded {len(fitting)} tensors of {start.path}; initialized from scratch: {', '.join(missing) or 'none'}")
 
 
 def load_base(net, name, say):
-    """Load a VGG16 base: the reduced one of the lineage, or torchvision's copy of its convolutions.
+    """Load a VGG16 base: the lineage's reduced one, or torchvision's copy of its convolutions.
 
-    Where the reduced one is asked for by its name and can't be had, torchvision's copy takes its place.
+    If the reduced one is asked for and not available, torchvision's copy takes its place.
 
     Raises:
-        InputError: neither can be had, or the file doesn't fit.
+        InputError: neither is available, or the file does not fit.
     """
     try:
         path = resolve(name)
     except InputError as error:
-        if Path(name).name != "vgg16_reducedfc.pth":
+        if Path(name).name != BASE:
             raise
         say(f"{error}; trying {FALLBACK_BASE} instead")
         path = resolve(FALLBACK_BASE)
-    loaded = tensors_in(read_file(path))
-    state = {key.removeprefix("features.").removeprefix("vgg."): value for key, value in loaded.items()}
+    contents = read_file(path)
+    tensors = contents.items() if isinstance(contents, dict) else ()
+    state = {str(key).removeprefix("features.").removeprefix("vgg."): value for key, value in tensors}
     own = net.vgg.state_dict()
-    fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+    fitting = {key: state[key] for key in own.keys() & state.keys() if _has_shape(state[key], own[key].shape)}
     convolutions = {key for key in own if int(key.partition(".")[0]) < 31}
-    if not convolutions <= fitting.keys():
-        missing = ", ".join(sorted(convolutions - fitting.keys())[:3])
-        raise InputError(f"{path}: not a VGG16 base of width {net.width} ({missing} lacks or doesn't fit)")
+    if missing := sorted(convolutions - fitting.keys()):
+        raise InputError(f"{path}: not a VGG16 base of width {net.width} (missing keys: {', '.join(missing[:3])})")
     net.vgg.load_state_dict(fitting, strict=False)
-    fresh = sorted(own.keys() - fitting.keys())
-    say(f"base: loaded from {path}; initialised: {', '.join(fresh) or 'none of it'}")
-    say("extra layers and heads: initialised")
+    missing = ", ".join(sorted(own.keys() - fitting.keys()))
+    say(f"base network loaded from {path}; initialized from scratch: {missing and missing + ', '}extras, heads")
 
 
-def load_fitting(net, name, say):
-    """Load what fits from a checkpoint or a run's state, and say what is initialised anew.
-
-    Raises:
-        InputError: the file is missing, broken, or nothing in it fits.
-    """
-    path = resolve(name)
-    state = tensors_in(read_file(path))
-    own = net.state_dict()
-    factor = widening(state, own)
-    if factor:
-        state = widened(state, own)
-        say(f"widened by {factor}: the network starts with as many copies of each channel, and computes what it did")
-    fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
-    if not any(key.startswith("vgg.") for key in fitting):
-        raise InputError(f"{path}: nothing in it fits this network; give the --width and --size it was trained with")
-    net.load_state_dict(fitting, strict=False)
-    fresh = sorted(own.keys() - fitting.keys())
-    if any(".bn." in key for key in fresh) and not any(".bn." in key for key in fitting):
-        say("the checkpoint has no BatchNorm (it is folded away when a network is saved): it starts without effect")
-    shown = [key for key in fresh if ".bn." not in key]
-    say(f"loaded {len(fitting)} tensors of {path}; initialised anew: {', '.join(shown) or 'nothing'}")
-
-
-def tensors_in(contents):
-    """The state dict in what a file held (a checkpoint, a run's state, a bare state dict); empty where none is.
-
-    Of a run that averages its weights (--ema) the average, as that is what the run is scored by.
-    """
-    contents = contents if isinstance(contents, dict) else {}
-    average = contents.get("average")
-    state = average if isinstance(average, dict) else contents.get("model", contents)
-    state = state.get("state_dict", state) if isinstance(state, dict) else {}
-    if not isinstance(state, dict):
-        return {}
-    return {
-        name.removeprefix("module."): value
-        for name, value in state.items()
-        if isinstance(name, str) and is_plain(value)
-    }
+def _has_shape(value, shape):
+    return is_plain(value) and value.shape == shape
 
 
 def freeze_base(net, layers):
-    """Keep the base's first layers as they are, BatchNorm statistics included."""
+    """Freeze the base network's first layers, including their BatchNorm statistics."""
     for layer in net.vgg[:layers]:
         layer.eval().requires_grad_(False)
 
 
-def build_optimizer(net, args, device):
-    """SGD as in the paper or AdamW, in one of the usual groupings.
-
-    With `args.caffe_bias` biases learn at twice the rate and without decay, as in the paper's own code. AdamW never
-    decays biases and normalisation.
-    """
-    adamw = args.optimizer == "adamw"
-    learning = [(name.endswith(".bias"), p) for name, p in net.named_parameters() if p.requires_grad]
-    biases = [p for is_bias, p in learning if is_bias]
-    scales = [p for is_bias, p in learning if not is_bias and p.dim() <= 1]  # of L2Norm and BatchNorm
-    weights = [p for is_bias, p in learning if not is_bias and p.dim() > 1]
-    decay = args.weight_decay
-    groups = [
-        {"params": weights, "weight_decay": decay, "lr_factor": 1.0},
-        {"params": scales, "weight_decay": 0.0 if adamw else decay, "lr_factor": 1.0},
-        {
-            "params": biases,
-            "weight_decay": 0.0 if adamw or args.caffe_bias else decay,
-            "lr_factor": 2.0 if args.caffe_bias else 1.0,
-        },
-    ]
-    fused = device.type == "cuda"
-    if not adamw:
-        return torch.optim.SGD(groups, args.lr, momentum=args.momentum, fused=fused)
-    return torch.optim.AdamW(groups, args.lr, fused=fused)
-
-
-def averaged(net, decay):
-    """An exponential moving average of the network's weights and buffers, or None where decay is 0."""
-    if not decay:
-        return None
-    return AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+def check_finite(net, iteration):
+    """Raise InputError if a weight is not finite. This synchronizes with the host."""
+    finite = torch.stack([tensor.isfinite().all() for tensor in net.state_dict().values()])
+    if not finite.all():
+        name = list(net.state_dict())[int(finite.int().argmin())]
+        raise InputError(
+            f"{name} is not finite after iteration {iteration}; lower --lr and continue from the last state that was "
+            "saved (--resume auto)"
+        )

@@ -1,69 +1,153 @@
-"""The order and the randomness of training samples, as pure functions of the sample's position in the run.
+"""Training samples: their order and their randomness are pure functions of the position in the run.
 
-Sample number p of a run (counted over all epochs, batches and ranks) is picture permutation(seed, epoch)[p mod n],
-augmented with a generator seeded by (seed, p). So neither the number of workers nor an interruption changes what the
-network sees: resuming at iteration i means starting at p = i * batch size.
+Sample number p of a run (counted over all epochs, batches and ranks) is image order[p], augmented by a generator
+seeded with (seed, p). So neither the number of workers nor an interruption changes what the network sees: resuming at
+iteration i means starting at p = i * batch size.
 """
+
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from tqdm import tqdm
 
+from data.coco import COCO_ROOT, COCODetection
+from data.ilsvrc import ILSVRC_ROOT, ILSVRCDetection
 from data.transforms import resize
-from utils.images import read_bgr
+from data.voc0712 import VOC_CLASSES, VOC_ROOT, VOCAnnotationTransform, VOCDetection, read_annotation
+from utils.errors import InputError
+from utils.system import keep_freed_memory
+
+
+def open_images(dataset, root=None, splits=None, classes=None, keep_difficult=False):
+    """Open the training images that train.py's flags name.
+
+    Args:
+        dataset: "VOC", "COCO", "ILSVRC", or a folder in VOC format.
+        root: folder of the VOC years, of COCO or of ILSVRC; None for the default.
+        splits: such as "2007_trainval" (of VOC2007) or "train" (of a folder); None for the usual ones.
+        classes: class names; None for the data set's, or those found in the folder's annotations.
+        keep_difficult: also train on difficult objects.
+
+    Returns:
+        (images, class_names).
+
+    Raises:
+        InputError: data set, split or annotations are missing, or a class is listed twice.
+    """
+    if dataset in ("COCO", "ILSVRC") and classes:
+        raise InputError(f"--classes: {dataset} has its own")
+    if dataset == "COCO":
+        if splits and len(splits) > 1:
+            raise InputError("--train_split: COCO takes one split, such as train2017")
+        images = COCODetection(root or COCO_ROOT, splits[0] if splits else "train2017")
+        return images, tuple(images.class_names)
+    if dataset == "ILSVRC":
+        images = ILSVRCDetection(root or ILSVRC_ROOT, splits or ("train", "val1"))
+        return images, images.class_names
+    if dataset == "VOC":
+        root, splits = root or VOC_ROOT, splits or ("2007_trainval", "2012_trainval")
+        classes = classes or VOC_CLASSES
+    elif Path(dataset).is_dir():
+        root, splits = dataset, splits or ("train",)
+    else:
+        raise InputError(f"--dataset {dataset}: not VOC, COCO, ILSVRC or a folder")
+    images = VOCDetection(root, [_year_and_split(name) for name in splits], dataset_name=str(dataset))
+    classes = tuple(classes or _annotated_classes(images))
+    if repeated := [name for index, name in enumerate(classes) if name in classes[:index]]:
+        raise InputError(f"--classes: {repeated[0]} is listed twice")
+    images.target_transform = VOCAnnotationTransform({name: i for i, name in enumerate(classes)}, keep_difficult)
+    return images, classes
+
+
+def _year_and_split(name):
+    """Return ("2007", "trainval") for "2007_trainval" and ("", "train") for "train"."""
+    year, _, split = name.rpartition("_")
+    return (year, split) if year.isdigit() else ("", name)
+
+
+def _annotated_classes(images):
+    """Return the class names in the annotations, sorted. Damaged annotations are left to the check."""
+    names = set()
+    for index in range(len(images)):
+        with suppress(InputError):
+            names.update(read_annotation(images.annotation_path(index)).names)
+    return sorted(names)
 
 
 class Shuffle:
-    """A new order of n items in each epoch: position in the run -> item."""
+    """A new order of n items in each epoch: position in the run -> item.
 
-    def __init__(self, n, seed):
+    Args:
+        n: number of items.
+        seed: of the run.
+        weights: float [n]; an epoch then draws n items in proportion to them, each as evenly as possible.
+    """
+
+    def __init__(self, n, seed, weights=None):
         self.n, self.seed = n, seed
-        self._epoch = None
-        self._order = None
+        self.ends = None if weights is None else np.cumsum(weights) / np.sum(weights) * n
+        self._epoch, self._order = None, None
 
     def __getitem__(self, position):
         epoch, place = divmod(position, self.n)
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, np.random.default_rng((self.seed, epoch)).permutation(self.n)
+            rng = np.random.default_rng((self.seed, epoch))
+            items = np.arange(self.n)
+            if self.ends is not None:
+                items = np.searchsorted(self.ends, items + rng.random()).clip(max=self.n - 1)
+            self._epoch, self._order = epoch, rng.permutation(items)
         return int(self._order[place])
 
 
+def balancing_weights(images):
+    """Return how often to draw each image so that rare classes are seen more often: float [images].
+
+    A class that a share f of the images contains has the weight f ** -0.5; an image has the weight of its rarest class,
+    and 1 without objects (Gupta et al., arXiv 1908.03195, appendix).
+    """
+    # A width and height of 1 give corners in pixels; only the classes count here.
+    classes = [np.unique(usable_rows(images.pull_target(i, 1, 1), clip=False)[:, 4]) for i in range(len(images))]
+    labels = np.concatenate([np.empty(0), *classes]).astype(int)
+    weight_of = (np.bincount(labels).clip(min=1) / len(images)) ** -0.5
+    return np.array([weight_of[found.astype(int)].max(initial=1.0) for found in classes])
+
+
 class TrainingSamples(torch.utils.data.Dataset):
-    """A data set addressed by position in the run.
+    """A data set addressed by the position in the run.
 
     Args:
-        pictures: a data set with `pull_image(i)` (uint8 BGR), `pull_target(i, width, height)` (rows of corners as
-            fractions and class) and a length.
-        augmentation: an SSDAugmentation that gives uint8, or NoAugmentation.
+        images: a data set with `pull_image(i)` (uint8 BGR) and `pull_target(i, width, height)`.
+        augmentation: an SSDAugmentation that returns uint8, or NoAugmentation.
         seed: of the run.
-        size_at: position -> side of the network's input, for runs that begin at a low resolution.
+        weights: how often each image is drawn, see Shuffle.
     """
 
-    def __init__(self, pictures, augmentation, seed, size_at):
-        self.pictures = pictures
-        self.augmentation = augmentation
-        self.seed = seed
-        self.size_at = size_at
-        self.order = Shuffle(len(pictures), seed)
+    def __init__(self, images, augmentation, seed, weights=None):
+        self.images, self.augmentation, self.seed = images, augmentation, seed
+        self.order = Shuffle(len(images), seed, weights)
 
     def __len__(self):
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, position):
-        """(image, target, index): uint8 RGB [S, S, 3], float32 [objects, 5], and the picture's index."""
+        """Return (image uint8 RGB [S, S, 3], target float32 [objects, 5], index of the image)."""
         index = self.order[position]
-        image = self.pictures.pull_image(index)
+        image = self.images.pull_image(index)
         height, width = image.shape[:2]
-        target = usable(self.pictures.pull_target(index, width, height))
+        target = usable_rows(self.images.pull_target(index, width, height))
         self.augmentation.rng = np.random.default_rng((self.seed, position))
-        self.augmentation.size = self.size_at(position)
         image, boxes, labels = self.augmentation(image, target[:, :4], target[:, 4])
         image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         return torch.from_numpy(image), torch.from_numpy(np.column_stack([boxes, labels]).astype(np.float32)), index
 
 
 class NoAugmentation:
-    """Pictures as they are, resized: in SSDAugmentation's place for --no-augment."""
+    """Resized images, for --no-augment."""
 
     def __init__(self, size):
         self.size, self.rng = size, None
@@ -72,121 +156,119 @@ class NoAugmentation:
         return resize(image, self.size), boxes, labels
 
 
-def usable(target):
-    """Boxes cut to the picture, without those that have no area then: rows -> float32 [objects, 5]."""
+def usable_rows(target, clip=True):
+    """Return the rows x1 y1 x2 y2 class with an area, as float32 [objects, 5]; `clip`: cut to the image first."""
     target = np.array(target, dtype=np.float32).reshape(-1, 5)
-    target[:, :4] = target[:, :4].clip(0, 1)
+    if clip:
+        target[:, :4] = target[:, :4].clip(0, 1)
     return target[(target[:, 2] > target[:, 0]) & (target[:, 3] > target[:, 1])]
 
 
 class MatchedBatch:
-    """Collate samples, and match their objects to the priors: in the loader's workers, off the device's way.
+    """Collate samples and match their objects to the priors, in the loader's workers instead of on the device.
 
     Args:
         criterion: the MultiBoxLoss.
-        priors: side of the input -> priors [P, 4] on the CPU.
+        priors: float [P, 4] on the CPU.
     """
 
     def __init__(self, criterion, priors):
         self.criterion, self.priors = criterion, priors
 
     def __call__(self, samples):
-        """(images uint8 RGB [B, S, S, 3], loc_t [B, P, 4], conf_t int64 [B, P], picture indices [B])."""
+        """Return (images uint8 RGB [B, S, S, 3], loc_t [B, P, 4], conf_t int64 [B, P], image indices [B])."""
         images, targets, indices = zip(*samples, strict=True)
-        images = torch.stack(images)
-        loc_t, conf_t = self.criterion.match_targets(list(targets), self.priors[images.shape[1]])
-        return images, loc_t, conf_t, torch.tensor(indices)
-
-
-class InputSize:
-    """Position in the run -> side of the input: --low_resolution for the first --low_resolution_iter iterations."""
-
-    def __init__(self, args):
-        self.size, self.early_size = args.size, args.low_resolution
-        self.early = args.low_resolution_iter * args.batch_size if args.low_resolution else 0
-
-    def __call__(self, position):
-        return self.early_size if position < self.early else self.size
+        loc_t, conf_t = self.criterion.match_targets(list(targets), self.priors)
+        return torch.stack(images), loc_t, conf_t, torch.tensor(indices)
 
 
 class RunBatches(torch.utils.data.Sampler):
-    """The positions of each batch from one iteration of the run to another; a rank's share of them.
+    """The positions of each batch from iteration `first` to `last` (excluded); of a rank, its share of each batch."""
 
-    Args:
-        first, last: iterations, the last one not included.
-        batch_size: over all ranks.
-        rank, world_size: of this process.
-    """
-
-    def __init__(self, first, last, batch_size, rank=0, world_size=1):
+    def __init__(self, first, last, batch_size, ranks):
         self.first, self.last, self.batch_size = first, last, batch_size
-        self.rank, self.share = rank, batch_size // world_size
+        self.share = batch_size // ranks.world
+        self.offset = ranks.rank * self.share
 
     def __len__(self):
-        return self.last - self.first
+        return max(0, self.last - self.first)
 
     def __iter__(self):
         for iteration in range(self.first, self.last):
-            start = iteration * self.batch_size + self.rank * self.share
+            start = iteration * self.batch_size + self.offset
             yield list(range(start, start + self.share))
 
 
-class Subset:
-    """Some pictures of a data set, counted anew from 0.
+def build_loader(samples, batches, collate, num_workers, device):
+    """Return a DataLoader of (images, loc_t, conf_t, indices) over the batches of a run."""
+    return torch.utils.data.DataLoader(
+        samples,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=num_workers,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=4 if num_workers else None,
+        worker_init_fn=set_up_worker,
+    )
 
-    Args:
-        pictures: the data set.
-        indices: of the pictures to keep, in order.
+
+def batches_on(device, loader):
+    """Yield ((images, loc_t, conf_t) on the device, image indices) of a loader.
+
+    Raises:
+        InputError: an image or annotation can't be read any more.
     """
+    try:
+        for *batch, indices in loader:
+            yield [tensor.to(device, non_blocking=True) for tensor in batch], indices
+    except InputError as error:
+        # torch passes on a worker's exception with its traceback, at the end of which stands the message.
+        message = str(error).rpartition("InputError: ")[2].strip()
+        raise InputError(f"{message}; then continue with --resume auto") from error
 
-    def __init__(self, pictures, indices):
-        self.pictures, self.indices = pictures, list(indices)
+
+def set_up_worker(_):
+    """Prepare a loader's worker: keep freed memory, and leave the first SIGTERM or Ctrl-C to the run.
+
+    Terminals and schedulers signal all processes of a job; the run needs its workers to finish the iteration.
+    """
+    keep_freed_memory()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+
+
+class Subset:
+    """The images of a data set at the given indices."""
+
+    def __init__(self, images, indices):
+        self.images, self.indices = images, list(indices)
 
     def __len__(self):
         return len(self.indices)
 
     def pull_image(self, index):
-        return self.pictures.pull_image(self.indices[index])
+        return self.images.pull_image(self.indices[index])
 
     def pull_target(self, index, width, height):
-        return self.pictures.pull_target(self.indices[index], width, height)
+        return self.images.pull_target(self.indices[index], width, height)
 
     def image_path(self, index):
-        return self.pictures.image_path(self.indices[index])
+        return self.images.image_path(self.indices[index])
 
 
-class InMemory:
-    """A data set whose decoded pictures are kept in memory that all workers share (`--cache ram`).
+class InMemory(Subset):
+    """A data set with its decoded images in one block of shared memory (`--cache ram`), read by `threads` threads."""
 
-    One flat tensor, as shared memory works the same way whether workers are forked or started anew.
-
-    Args:
-        pictures: the data set.
-        threads: that decode.
-    """
-
-    def __init__(self, pictures, threads=4):
-        from concurrent.futures import ThreadPoolExecutor
-
-        from tqdm import tqdm
-
-        self.pictures = pictures
+    def __init__(self, images, threads=4):
+        super().__init__(images, range(len(images)))
         with ThreadPoolExecutor(max(1, threads)) as pool:
-            paths = [pictures.image_path(index) for index in range(len(pictures))]
-            decoded = list(tqdm(pool.map(read_bgr, paths), total=len(paths), desc="reading pictures", unit="picture"))
+            decoding = pool.map(images.pull_image, self.indices)
+            decoded = list(tqdm(decoding, "loading images", len(images), unit="image", disable=None))
         self.shapes = [image.shape for image in decoded]
-        self.starts = np.concatenate([[0], np.cumsum([image.size for image in decoded])])
+        self.starts = np.cumsum([0, *(image.size for image in decoded)])
         self.pixels = torch.empty(int(self.starts[-1]), dtype=torch.uint8).share_memory_()
-        for start, image in zip(self.starts, decoded, strict=False):
-            self.pixels[start : start + image.size] = torch.from_numpy(image.reshape(-1))
-
-    def __len__(self):
-        return len(self.pictures)
+        for index, image in enumerate(decoded):
+            self.pixels[self.starts[index] : self.starts[index + 1]] = torch.from_numpy(image.ravel())
 
     def pull_image(self, index):
         return self.pixels[self.starts[index] : self.starts[index + 1]].numpy().reshape(self.shapes[index])
-
-    def __getattr__(self, name):
-        if name == "pictures":  # not there yet while a worker unpickles this object
-            raise AttributeError(name)
-        return getattr(self.pictures, name)

@@ -1,39 +1,34 @@
 """SSD's data augmentation: photometric distortion, expansion, IoU-constrained crop, mirror.
 
-The distributions are the paper's (section 2.2, "Data augmentation", and figure 6 for the expansion) as the reference
-implementation draws them. The way there differs: the geometry is composed first and done as one warp from the
-source picture to the network's input, and the colours are changed on that small result, only where the picture lies and
-not on the filling. A picture expanded to sixteen times its area never exists.
+The distributions are the paper's (section 2.2, "Data augmentation", and section 3.6 for the expansion), as the
+reference implementation draws them. The computation differs: expansion, crop and mirror are drawn first and applied as
+one warp from the source image to the network's input. Colors are then changed in that small result, inside the image
+only. An image expanded to sixteen times its area is never allocated.
 """
 
 import math
 from dataclasses import dataclass
+from itertools import count
 
 import cv2
 import numpy as np
 import torch
 
-MEANS = (104, 117, 123)  # BGR, as OpenCV reads images
-# Smallest overlap that a crop must have with an object; None: any crop in which an object's centre lies.
+# Smallest overlap that a crop must have with an object; None: any crop that contains the center of an object.
 CROP_LIMITS = (0.1, 0.3, 0.5, 0.7, 0.9, None)
 CROP_TRIES = 50
+_NUMBERS = count()  # of the augmentations in this process
 
 
 @dataclass(frozen=True)
 class Window:
-    """What part of the (expanded) picture is seen, in pixels of the source picture; may reach beyond it.
+    """The part of the (expanded) image that is shown, in pixels of the source image; it may reach beyond the image."""
 
-    Attributes:
-        x, y: the corner.
-        width, height: the extent.
-        mirrored: left and right swapped.
-    """
-
-    x: float
-    y: float
+    x: float  # left
+    y: float  # top
     width: float
     height: float
-    mirrored: bool = False
+    mirrored: bool = False  # left and right are swapped
 
     @property
     def corners(self):
@@ -42,25 +37,25 @@ class Window:
 
 
 class SSDAugmentation:
-    """Augment one picture for training, and bring it to the network's input size.
+    """Augment an image for training and resize it to the network's input.
 
     Args:
         size: side of the result in pixels.
-        mean: fills what expansion adds, and is subtracted; in the channel order that the pictures come in.
+        mean: fills the area that expansion adds, and is subtracted; in the channel order of the images.
         max_expand: largest ratio of the expanded side; 1 turns expansion off.
-        channel_shuffle: probability of permuted channels (the reference's 0.5; the paper's own code: 0).
-        subtract_mean: False gives uint8, for a mean subtracted later on the device.
-        rng: numpy Generator; one of its own, made at the first call, unless given. May be replaced between calls.
-        min_crop: smallest width and height of a crop, as a share of the picture's.
-        frame_aspect: width:height of the frames that the network is meant for; half of the samples then show their
-            part of the picture in a window of this shape, squeezed to the square input as the frames will be. None
-            (the paper): never.
+        channel_shuffle: probability of permuted channels (0.5 in the reference, 0 in the paper's code).
+        subtract_mean: False gives uint8, if the mean is subtracted later on the device.
+        rng: numpy Generator, which may be replaced between calls. If not given, each object has its own, seeded from
+            torch's seed, which a DataLoader sets anew for each worker and epoch.
+        min_crop: smallest width and height of a crop, as a fraction of the image's.
+        frame_aspect: width:height of the video frames to train for. Half of the windows are then extended to this
+            shape, and squeezed to the square input as the frames will be. None (the paper): never.
     """
 
     def __init__(
         self,
         size=300,
-        mean=MEANS,
+        mean=(104, 117, 123),
         max_expand=4.0,
         channel_shuffle=0.5,
         subtract_mean=True,
@@ -70,59 +65,55 @@ class SSDAugmentation:
     ):
         self.size = size
         self.mean = np.array(mean, dtype=np.float32)
-        self.max_expand = max_expand
+        self.max_expand, self.min_crop, self.frame_aspect = max_expand, min_crop, frame_aspect
         self.channel_shuffle = channel_shuffle
         self.subtract_mean = subtract_mean
         self.rng = rng
-        self.min_crop = min_crop
-        self.frame_aspect = frame_aspect
+        self._number = next(_NUMBERS)
+        self._seed, self._own_rng = None, None
 
     def __call__(self, image, boxes, labels):
         """Augment.
 
         Args:
             image: uint8 BGR [H, W, 3].
-            boxes: corners [N, 4] as fractions of the picture; N may be 0.
+            boxes: corners [N, 4] as fractions of the image; N may be 0.
             labels: [N].
 
         Returns:
             (image, boxes, labels): float32 BGR [size, size, 3] minus the mean (or uint8), boxes float32 [M, 4] as
-            fractions of the result, labels [M]; M <= N, and at least 1 where N is.
+            fractions of the result, labels [M]; M <= N, and M >= 1 if N >= 1.
         """
-        self.rng = self.rng or fresh_generator()
+        rng = self.rng or self._generator()
         height, width = image.shape[:2]
         boxes = np.asarray(boxes, dtype=np.float32).reshape(-1, 4)
-        window, kept = draw_window(self.rng, width, height, boxes, self.max_expand, self.min_crop, self.frame_aspect)
+        window, kept = draw_window(rng, width, height, boxes, self.max_expand, self.min_crop, self.frame_aspect)
         result = warp(image, window, self.size, self.mean)
-        inside = picture_region(window, width, height, self.size)
-        result[inside] = distort(result[inside], self.rng, self.channel_shuffle)
+        inside = image_region(window, width, height, self.size)
+        result[inside] = distort(result[inside], rng, self.channel_shuffle)
         boxes = boxes_in_window(boxes[kept], window, width, height)
         if self.subtract_mean:
             result = cv2.subtract(result, (*map(float, self.mean), 0.0), dtype=cv2.CV_32F)
         return result, boxes, np.asarray(labels)[kept]
 
-
-def fresh_generator():
-    """A numpy Generator seeded by torch's, which a loader seeds anew for each worker and epoch."""
-    return np.random.default_rng(int(torch.randint(2**63 - 1, ())))
-
-
-# --- geometry -------------------------------------------------------------------------------------------------------
+    def _generator(self):
+        """Return this object's generator: a new one when torch has a new seed, as in a loader's worker."""
+        seed = torch.initial_seed()  # doesn't touch CUDA, which a worker must not
+        if seed != self._seed:
+            self._seed, self._own_rng = seed, np.random.default_rng((seed, self._number))
+        return self._own_rng
 
 
 def draw_window(rng, width, height, boxes, max_expand=4.0, min_crop=0.3, frame_aspect=None):
-    """Draw expansion, crop, frame and mirror, composed to one window of the source picture.
+    """Draw expansion, crop, frame and mirror, composed to one window of the source image.
 
     Args:
-        rng: numpy Generator.
-        width, height: of the picture in pixels.
+        width, height: of the image in pixels.
         boxes: corners float [N, 4] as fractions.
-        max_expand: largest side ratio of the expanded picture.
-        min_crop: smallest share of its width and height that a crop has.
-        frame_aspect: width:height that half of the windows are extended to, or None.
+        max_expand, min_crop, frame_aspect: see SSDAugmentation.
 
     Returns:
-        (window, kept): a Window, and bool [N], the objects whose centre lies in it.
+        (window, kept): a Window, and bool [N], the objects whose center is inside.
     """
     canvas = Window(0.0, 0.0, float(width), float(height))
     if rng.random() < 0.5:
@@ -133,25 +124,24 @@ def draw_window(rng, width, height, boxes, max_expand=4.0, min_crop=0.3, frame_a
     window, kept = draw_crop(rng, canvas, pixels, min_crop)
     if frame_aspect is not None and rng.random() < 0.5:
         window = draw_frame(rng, window, width, height, frame_aspect)
-        kept |= centres_inside(pixels, window.corners[None])[0]
+        kept |= _centers_inside(pixels, window.corners[None])[0]
     mirrored = bool(rng.random() < 0.5)
     return Window(window.x, window.y, window.width, window.height, mirrored), kept
 
 
-def draw_crop(rng, canvas, boxes, smallest=0.3):
-    """Draw a crop of the canvas that keeps an object: one of whole / a limit on the overlap / no limit, equal odds.
+def draw_crop(rng, canvas, boxes, min_crop=0.3):
+    """Draw a crop of the canvas that keeps an object.
 
-    Width and height are `smallest` to 1 of the canvas', the aspect 0.5 to 2. After 50 vain tries the choice is made
-    anew. A picture without objects is cropped without a condition.
+    The whole canvas, each overlap limit, and no limit are equally likely. Width and height are `min_crop` to 1 of the
+    canvas', the aspect ratio 0.5 to 2. If 50 tries fail, the choice is drawn again. An image without objects is cropped
+    unconditionally.
 
     Args:
-        rng: numpy Generator.
-        canvas: the Window to cut from.
-        boxes: corners [N, 4] in pixels of the source picture.
-        smallest: share of the canvas' sides.
+        canvas: the Window to crop.
+        boxes: corners [N, 4] in pixels of the source image.
 
     Returns:
-        (window, kept): a Window, and bool [N], the objects whose centre lies strictly inside.
+        (window, kept): a Window, and bool [N], the objects whose center is strictly inside.
     """
     while True:
         choice = rng.integers(len(CROP_LIMITS) + 1)
@@ -159,8 +149,8 @@ def draw_crop(rng, canvas, boxes, smallest=0.3):
             return canvas, np.ones(len(boxes), dtype=bool)
         limit = CROP_LIMITS[choice]
 
-        # All 50 tries at once; the first good one counts, as if they had been drawn one after the other.
-        scale = rng.uniform(smallest, 1, (CROP_TRIES, 2))
+        # All tries at once; the first good one counts, as if they were drawn one after the other.
+        scale = rng.uniform(min_crop, 1, (CROP_TRIES, 2))
         place = rng.random((CROP_TRIES, 2))
         extent = np.array([canvas.width, canvas.height])
         size = scale * extent
@@ -169,7 +159,7 @@ def draw_crop(rng, canvas, boxes, smallest=0.3):
         good = (aspect >= 0.5) & (aspect <= 2)
         if len(boxes):
             crops = np.hstack([corner, corner + size])
-            inside = centres_inside(boxes, crops)
+            inside = _centers_inside(boxes, crops)
             good &= inside.any(axis=1)
             if limit is not None:
                 good &= (_overlaps(crops, boxes) >= limit).any(axis=1)
@@ -180,22 +170,20 @@ def draw_crop(rng, canvas, boxes, smallest=0.3):
 
 
 def draw_frame(rng, window, width, height, aspect):
-    """Extend a window to the shape of a frame, at a place drawn at random, beyond the picture only where it must.
+    """Extend a window to the shape of a frame, at a random place, beyond the image only if necessary.
 
     Args:
-        rng: numpy Generator.
-        window: the Window that the frame holds.
-        width, height: of the picture in pixels.
+        width, height: of the image in pixels.
         aspect: width:height of the frame.
 
     Returns:
-        the frame's Window: wider or higher than the given one, never smaller.
+        The frame's Window, which contains `window`.
     """
 
-    def place(start, extent, extended, picture):
+    def place(start, extent, extended, image_extent):
         first = start - (extended - extent)
         drawn = rng.uniform(first, start)
-        low, high = sorted((0.0, picture - extended))
+        low, high = sorted((0.0, image_extent - extended))
         return min(max(min(max(drawn, low), high), first), start)
 
     extended_width = max(window.width, window.height * aspect)
@@ -205,14 +193,14 @@ def draw_frame(rng, window, width, height, aspect):
     return Window(x, y, extended_width, extended_height)
 
 
-def centres_inside(boxes, crops):
-    """Whether the centre of each box [N, 4] lies strictly inside each crop [T, 4], both as corners: bool [T, N]."""
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-    return ((centre > crops[:, None, :2]) & (centre < crops[:, None, 2:])).all(axis=2)
+def _centers_inside(boxes, crops):
+    """Return whether the center of each box [N, 4] is strictly inside each crop [T, 4], both corners: bool [T, N]."""
+    center = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return ((center > crops[:, None, :2]) & (center < crops[:, None, 2:])).all(axis=2)
 
 
 def _overlaps(crops, boxes):
-    """Jaccard overlap of each crop [T, 4] with each box [N, 4]: [T, N]."""
+    """Return the IoU of each crop [T, 4] with each box [N, 4]: [T, N]."""
     sides = np.minimum(crops[:, None, 2:], boxes[:, 2:]) - np.maximum(crops[:, None, :2], boxes[:, :2])
     intersection = sides.clip(min=0).prod(axis=2)
     areas = (crops[:, 2:] - crops[:, :2]).prod(axis=1)[:, None] + (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
@@ -220,55 +208,47 @@ def _overlaps(crops, boxes):
 
 
 def warp(image, window, size, fill):
-    """Resample a window of a picture, as one affine warp.
+    """Resample a window of an image in one affine warp.
 
     Args:
         image: uint8 [H, W, 3].
-        window: what to see.
-        size: side of the result.
-        fill: colour beyond the picture, [3].
+        window: the Window to show.
+        fill: color beyond the image, [3].
 
     Returns:
         uint8 [size, size, 3].
     """
-    # OpenCV warps four channels in less than half the time of three. Only what the window sees gets its fourth.
-    seen, left, top = _seen(image, window)
-    seen = cv2.cvtColor(seen, cv2.COLOR_BGR2BGRA)
-    # From a pixel's centre in the result to the source's pixel coordinates, in which centres are whole numbers.
+    # Only the shown part is converted to four channels, which OpenCV warps in less than half the time of three. It has
+    # at least one pixel, and a margin for the interpolation.
+    height, width = image.shape[:2]
+    left = min(max(math.floor(window.x) - 2, 0), width - 1)
+    top = min(max(math.floor(window.y) - 2, 0), height - 1)
+    right, bottom = math.ceil(window.x + window.width) + 2, math.ceil(window.y + window.height) + 2
+    shown = cv2.cvtColor(image[top : max(bottom, top + 1), left : max(right, left + 1)], cv2.COLOR_BGR2BGRA)
+    # From a pixel's center in the result to the source's coordinates, in which pixel centers are integers.
     step_x, step_y = window.width / size, window.height / size
     start_x, start_y = window.x - left + step_x / 2 - 0.5, window.y - top + step_y / 2 - 0.5
     if window.mirrored:
         start_x, step_x = start_x + step_x * (size - 1), -step_x
     matrix = np.array([[step_x, 0, start_x], [0, step_y, start_y]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    colour = (*(float(value) for value in np.rint(fill)), 0.0)
-    result = cv2.warpAffine(seen, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=colour)
+    color = (*(float(value) for value in np.rint(fill)), 0.0)
+    result = cv2.warpAffine(shown, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=color)
     return cv2.cvtColor(result, cv2.COLOR_BGRA2BGR)
 
 
-def _seen(image, window):
-    """The part of a picture that a window sees, at least a pixel and one more around it; and its left and top."""
-    height, width = image.shape[:2]
-    left, top = (
-        min(max(math.floor(start) - 2, 0), extent - 1) for start, extent in ((window.x, width), (window.y, height))
-    )
-    right, bottom = math.ceil(window.x + window.width) + 2, math.ceil(window.y + window.height) + 2
-    return image[top : max(bottom, top + 1), left : max(right, left + 1)], left, top
-
-
-def picture_region(window, width, height, size):
-    """Where in the warped result the picture lies (the rest is filling): a pair of slices, rows and columns."""
+def image_region(window, width, height, size):
+    """Return the part of the warped result that shows the image and not the filling: slices of rows and columns."""
     left, right = -window.x / window.width, (width - window.x) / window.width
     if window.mirrored:
         left, right = 1 - right, 1 - left
     top, bottom = -window.y / window.height, (height - window.y) / window.height
-    edges = (round(min(max(edge, 0.0), 1.0) * size) for edge in (top, bottom, left, right))
-    first_row, last_row, first_column, last_column = edges
-    return slice(first_row, last_row), slice(first_column, last_column)
+    top, bottom, left, right = (round(min(max(edge, 0.0), 1.0) * size) for edge in (top, bottom, left, right))
+    return slice(top, bottom), slice(left, right)
 
 
 def boxes_in_window(boxes, window, width, height):
-    """Boxes as fractions of a window, cut to it: corners [N, 4] as fractions of the picture -> float32 [N, 4]."""
+    """Turn boxes [N, 4] as fractions of the image into fractions of a window, clipped to it: float32 [N, 4]."""
     corner = np.array([window.x, window.y] * 2)
     extent = np.array([window.width, window.height] * 2)
     moved = ((boxes * np.array([width, height] * 2) - corner) / extent).clip(0, 1).astype(np.float32)
@@ -277,24 +257,15 @@ def boxes_in_window(boxes, window, width, height):
     return moved
 
 
-# --- colours --------------------------------------------------------------------------------------------------------
-
-
 def distort(image, rng, channel_shuffle=0.5):
-    """Photometric distortion, each step with probability 1/2: brightness, contrast, saturation, hue, channel order.
+    """Change brightness, contrast, saturation and hue of a uint8 BGR image, each with probability 1/2.
 
-    Args:
-        image: uint8 BGR [H, W, 3].
-        rng: numpy Generator.
-        channel_shuffle: probability of permuted channels.
-
-    Returns:
-        uint8 BGR [H, W, 3].
+    `channel_shuffle` is the probability of permuted channels. Returns uint8 BGR of the same shape.
     """
     brightness = rng.uniform(-32, 32) if rng.random() < 0.5 else 0.0
     contrast = rng.uniform(0.5, 1.5) if rng.random() < 0.5 else 1.0
     saturation = rng.uniform(0.5, 1.5) if rng.random() < 0.5 else 1.0
-    hue = rng.uniform(-18, 18) if rng.random() < 0.5 else 0.0  # of 360
+    hue = rng.uniform(-18, 18) if rng.random() < 0.5 else 0.0  # degrees
     contrast_first = rng.random() < 0.5
     order = rng.permutation(3) if rng.random() < channel_shuffle else None
     if image.size == 0:
@@ -304,24 +275,24 @@ def distort(image, rng, channel_shuffle=0.5):
         image = _scale_and_shift(image, contrast, contrast * brightness)
     else:
         image = _scale_and_shift(image, 1.0, brightness)
-    image = _shift_hue(image, saturation, hue)
+    image = _change_hsv(image, saturation, hue)
     if not contrast_first:
         image = _scale_and_shift(image, contrast, 0.0)
     return image if order is None else cv2.merge([cv2.extractChannel(image, int(channel)) for channel in order])
 
 
 def _scale_and_shift(image, scale, shift):
-    """scale * image + shift, saturated to 0..255."""
+    """Return scale * image + shift, saturated to 0..255."""
     if scale == 1 and shift == 0:
         return image
     return cv2.addWeighted(image, scale, image, 0, shift)
 
 
-def _shift_hue(image, saturation, hue):
-    """Scale the saturation and turn the hue (in degrees) of a uint8 BGR picture."""
+def _change_hsv(image, saturation, hue):
+    """Scale the saturation and shift the hue (in degrees) of a uint8 BGR image."""
     if saturation == 1 and hue == 0:
         return image
-    # The "full" form keeps hue in 256 steps of 1.4 degrees (OpenCV's usual one has 180), so that uint8 wraps around.
+    # The "full" conversion has 256 steps of hue (OpenCV's usual one 180), so uint8 wraps around correctly.
     hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV_FULL)
     if saturation != 1:
         cv2.insertChannel(cv2.convertScaleAbs(cv2.extractChannel(hsv, 1), alpha=saturation), hsv, 1)

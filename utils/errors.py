@@ -60,3 +60,8 @@ def name_problem(name, max_length=200):
     if len(name) > max_length:
         return f"it has {len(name):,} characters (at most {max_length} are allowed)"
     return "it contains control characters or invalid Unicode" if _UNPRINTABLE.search(name) else None
+
+
+def count(number, noun):
+    """Return "1 image" or "1,000 images"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

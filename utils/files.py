@@ -27,10 +27,10 @@ def whole_file(path):
     """
     path = Path(path)
     target = Path(os.path.realpath(path))  # write through a link instead of replacing it
-    if target.exists() and not target.is_file():
-        raise InputError(f"{path}: not a regular file; choose another name")
     temporary = target.with_name(f".writing-{os.getpid()}-{token_hex(4)}{target.suffix}")
     try:
+        if target.exists() and not target.is_file():
+            raise InputError(f"{path}: not a regular file; choose another name")
         remove_unfinished(target.parent)
         try:
             yield temporary

@@ -82,6 +82,17 @@ def is_out_of_memory(error):
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
+@contextmanager
+def report_out_of_memory(remedy):
+    """Within it, an exception that means that memory ran out becomes an InputError with the remedy."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(f"out of memory; {remedy}") from error
+
+
 def keep_freed_memory():
     """Make glibc keep freed memory instead of returning large blocks to the system.
 
@@ -115,8 +126,8 @@ class StopSignals:
 
     @property
     def name(self):
-        """Name of the signal, such as SIGTERM."""
-        return signal.Signals(self.number).name
+        """Name of the signal, such as SIGTERM; empty if there was none."""
+        return signal.Signals(self.number).name if self.number else ""
 
     def __enter__(self):
         with suppress(ValueError):  # not in the main thread

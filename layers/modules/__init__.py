@@ -1,7 +1,6 @@
-"""The learned normalisation of conv4_3, the loss, and a quick convolution for CPUs."""
+"""The learned normalization of conv4_3, and the loss."""
 
 from .l2norm import L2Norm
 from .multibox_loss import MultiBoxLoss
-from .winograd_conv import WinogradConv2d, use_winograd
 
-__all__ = ["L2Norm", "MultiBoxLoss", "WinogradConv2d", "use_winograd"]
+__all__ = ["L2Norm", "MultiBoxLoss"]

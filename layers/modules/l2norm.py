@@ -1,11 +1,11 @@
-"""L2 normalisation over channels with a learned scale (ParseNet; section 3.1 of the SSD paper)."""
+"""L2 normalization over channels with a learned scale (ParseNet; section 3.1 of the SSD paper)."""
 
 import torch
 from torch import nn
 
 
 class L2Norm(nn.Module):
-    """Bring each position of a feature map to unit length over its channels, then scale each channel.
+    """Scale the channel vector at each position of a feature map to unit length, then scale each channel.
 
     conv4_3 has larger activations than the later maps; the paper starts the scale at 20 and learns it.
 
@@ -26,12 +26,9 @@ class L2Norm(nn.Module):
 
     def forward(self, x):
         """x: [batch, n_channels, height, width] -> the same shape and dtype."""
-        # The norm is taken in float32: squares of half-precision activations overflow.
+        # In float32: squares of half-precision activations overflow.
         dtype = torch.float32 if x.dtype.itemsize < 4 else x.dtype
         norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=dtype) + self.eps
-        # All-zero positions (dead ReLUs, common early in training) have no direction: a gradient of 0, not of 20 / eps.
+        # All-zero positions (dead ReLUs, common early in training) have no direction: the gradient is 0, not 20 / eps.
         norm = norm.masked_fill(norm <= self.eps, torch.inf)
         return (x / norm * self.weight.view(1, -1, 1, 1)).to(x.dtype)
-
-    def extra_repr(self):
-        return f"{self.n_channels}, scale={self.gamma}"

@@ -1,4 +1,4 @@
-"""COCO as a training set: ids and classes from the JSON, the lineage's names, and faults named."""
+"""COCO: ids and classes from the JSON, the lineage's names, and named faults."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,7 @@ import pytest
 import torch
 from synthetic import make_coco
 
+from data import BaseTransform, get_label_map
 from data.coco import COCO_CLASSES, COCOAnnotationTransform, COCODetection, read_coco_annotations
 from data.transforms import detection_collate
 from utils.errors import InputError
@@ -28,133 +29,139 @@ def root(tmp_path):
 
 def test_there_are_80_classes_and_fire_hydrant_is_one():
     assert len(COCO_CLASSES) == len(set(COCO_CLASSES)) == 80
-    assert COCO_CLASSES[10] == "fire hydrant"
-    assert (COCO_CLASSES[0], COCO_CLASSES[-1]) == ("person", "toothbrush")
+    assert (COCO_CLASSES[0], COCO_CLASSES[10], COCO_CLASSES[-1]) == ("person", "fire hydrant", "toothbrush")
 
 
-def test_items_hold_fractions_and_labels_in_the_order_of_the_ids(root):
-    dataset = COCODetection(root, "train2017")
+def test_items_contain_fractions_and_labels_in_the_order_of_the_ids(root):
+    dataset = COCODetection(root, "train2017", BaseTransform(300, (104, 117, 123)))
     assert dataset.class_names == ("person", "dog", "toothbrush")
-    assert dataset.ids == [42, 9]  # 7 has nothing to learn from
+    assert dataset.ids == [42, 9]  # 7 has no objects
     image, target = dataset[0]
-    assert tuple(image.shape) == (3, 80, 100)
-    assert target.dtype == np.float32
-    assert np.allclose(target, [[0.1, 0.25, 0.4, 0.75, 1], [0.5, 0.5, 0.75, 0.75, 2]])  # the crowd is left out
-    assert np.allclose(dataset[1][1], [[0, 0, 0.5, 1, 0]])  # the box without width is left out
+    assert (tuple(image.shape), target.dtype) == ((3, 300, 300), np.float32)
+    assert np.allclose(target, [[0.1, 0.25, 0.4, 0.75, 1], [0.5, 0.5, 0.75, 0.75, 2]])  # without the crowd
+    assert np.allclose(dataset[1][1], [[0, 0, 0.5, 1, 0]])  # without the box of no width
 
 
-def test_pixels_are_those_of_the_file_in_rgb(root):
-    dataset = COCODetection(root, "train2017")
+def test_the_lineages_accessors(root, capsys):
+    dataset = COCODetection(str(root), "train2017")
     path = root / "images" / "train2017" / "000000000042.jpg"
     assert np.array_equal(dataset.pull_image(0), cv2.imread(str(path)))
-    assert np.array_equal(dataset[0][0].permute(1, 2, 0).numpy()[..., ::-1], cv2.imread(str(path)))
-    assert dataset.pull_tensor(0).shape == (1, 3, 80, 100)
+    tensor = dataset.pull_tensor(0)
+    assert tensor.shape == (1, 80, 100, 3)
+    assert [entry["category_id"] for entry in dataset.pull_anno(0)] == [18, 90, 1]
+    ids = dataset.coco.getAnnIds(imgIds=dataset.ids[0])
+    assert dataset.coco.loadAnns(ids) == dataset.pull_anno(0)
+    assert dataset.coco.loadImgs(42)[0]["file_name"] == path.name
+    assert capsys.readouterr().out == ""
+    assert dataset.root == str(root)
+    (root / "images" / "train2017").rename(root / "train2017")  # the official layout
+    assert np.array_equal(COCODetection(root, "train2017").pull_image(0), tensor[0])
 
 
-def test_empty_pictures_stay_on_request_and_collate(root):
+def test_empty_images_are_kept_on_request_and_collate(root):
     dataset = COCODetection(root, "train2017", keep_empty=True)
     assert dataset.ids == [42, 7, 9]
     images, targets = detection_collate([dataset[0], dataset[1]])
     assert images.shape == (2, 3, 80, 100)
     assert [tuple(target.shape) for target in targets] == [(2, 5), (0, 5)]
-    assert isinstance(targets[1], torch.Tensor)
 
 
-def test_the_official_layout_without_images_folder_is_found(root):
-    (root / "images" / "train2017").rename(root / "train2017")
-    assert COCODetection(root, "train2017")[0][0].shape == (3, 80, 100)
-
-
-def test_transform_is_called_with_picture_boxes_and_labels(root):
+def test_transform_is_called_with_image_boxes_and_labels(root):
     def mirror(image, boxes, labels):
         boxes = boxes.copy()
         boxes[:, [0, 2]] = 1 - boxes[:, [2, 0]]
-        return np.ascontiguousarray(image[:, ::-1]), boxes, labels
+        return image[:, ::-1], boxes, labels
 
     plain, mirrored = COCODetection(root, "train2017"), COCODetection(root, "train2017", mirror)
-    assert torch.equal(mirrored[0][0], plain[0][0].flip(2))
+    assert torch.equal(mirrored[0][0], plain[0][0].flip(0, 2))  # RGB and mirrored
     assert np.allclose(mirrored[0][1][:, :4], [[0.6, 0.25, 0.9, 0.75], [0.25, 0.5, 0.5, 0.75]])
 
 
-def test_annotation_transform_with_an_index_of_its_own():
-    entries = [{"bbox": [10, 20, 30, 40], "category_id": 18}]
-    rows = COCOAnnotationTransform({18: 4})(entries, 100, 80)
-    assert np.allclose(rows, [[0.1, 0.25, 0.4, 0.75, 4]])
-    assert entries[0]["bbox"] == [10, 20, 30, 40]  # the entry isn't changed
-    with pytest.raises(ValueError, match="category_index"):
-        COCOAnnotationTransform()(entries, 100, 80)
+class TestAnnotationTransform:
+    def test_alone_it_has_cocos_labels(self):
+        entries = [{"bbox": [10, 20, 30, 40], "category_id": key} for key in (1, 13, 18, 90)]
+        rows = COCOAnnotationTransform()(entries, 100, 80)
+        assert np.allclose(rows[0], [0.1, 0.25, 0.4, 0.75, 0])
+        assert [COCO_CLASSES[row[4]] for row in rows] == ["person", "stop sign", "dog", "toothbrush"]
+        assert entries[0]["bbox"] == [10, 20, 30, 40]  # unchanged
+        with pytest.raises(InputError, match="category 12 is not in the label map"):
+            COCOAnnotationTransform()([{"bbox": [1, 1, 2, 2], "category_id": 12}], 100, 80)
+
+    def test_a_label_map_or_an_index_of_its_own(self, tmp_path, root):
+        path = tmp_path / "coco_labels.txt"
+        path.write_text("1,2,person\n18,1,dog\n90,3,toothbrush\n")
+        assert get_label_map(path) == {1: 2, 18: 1, 90: 3}
+        for own in (path, str(path), {1: 1, 18: 0, 90: 2}):
+            dataset = COCODetection(root, "train2017", None, COCOAnnotationTransform(own))
+            assert [row[4] for row in dataset[0][1]] == [0, 2]
+        path.write_text("person\n")
+        with pytest.raises(InputError, match="not a label map"):
+            COCOAnnotationTransform(path)
+
+    def test_one_without_serves_several_data_sets(self, tmp_path):
+        transform = COCOAnnotationTransform()
+        first = COCODetection(make_coco(tmp_path / "1", OBJECTS, CATEGORIES, split="a"), "a", None, transform)
+        renamed = {1: "person", 18: "dog", 20: "sheep", 90: "toothbrush"}
+        second = COCODetection(make_coco(tmp_path / "2", OBJECTS, renamed, split="a"), "a", None, transform)
+        assert [row[4] for row in first[0][1]] == [1, 2]
+        assert [row[4] for row in second[0][1]] == [1, 3]
 
 
-def test_one_annotation_transform_serves_several_data_sets(tmp_path):
-    transform = COCOAnnotationTransform()
-    first = COCODetection(make_coco(tmp_path / "1", OBJECTS, CATEGORIES, split="a"), "a", None, transform)
-    renamed = {1: "person", 18: "dog", 20: "sheep", 90: "toothbrush"}
-    second = COCODetection(make_coco(tmp_path / "2", OBJECTS, renamed, split="a"), "a", None, transform)
-    assert [row[4] for row in first[0][1]] == [1, 2]
-    assert [row[4] for row in second[0][1]] == [1, 3]
-    assert [row[4] for row in first[0][1]] == [1, 2]
-
-
-def test_pull_anno_gives_the_entries(root):
-    assert [row["category_id"] for row in COCODetection(root, "train2017").pull_anno(0)] == [18, 90, 1]
-
-
-def change(root, **parts):
+def change(root, parts):
     path = root / "annotations" / "instances_train2017.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **parts}))
 
 
+def entry(**changes):
+    return {"annotations": [{"image_id": 7, "category_id": 1, "bbox": [0, 0, 1, 1], **changes}]}
+
+
+def image(**changes):
+    return {"images": [{"id": 7, "file_name": "7.jpg", "width": 9, "height": 9, **changes}], "annotations": []}
+
+
 @pytest.mark.parametrize(
-    ("entry", "words"),
+    ("parts", "words"),
     [
-        ({"image_id": 5, "category_id": 1, "bbox": [0, 0, 1, 1]}, "picture 5"),
-        ({"image_id": 7, "category_id": 2, "bbox": [0, 0, 1, 1]}, "category 2"),
-        ({"image_id": 7, "category_id": 1, "bbox": [0, 0, 1]}, "four finite numbers"),
-        ({"image_id": 7, "category_id": 1, "bbox": [0, 0, 1, float("nan")]}, "four finite numbers"),
-        ({"image_id": 7, "category_id": 1, "bbox": [0, 0, 1, "x"]}, "instances_train2017.json"),
-        ({"image_id": 7, "category_id": 1, "bbox": [0, 0, 1, 1e300]}, "four finite numbers"),
-        ({"image_id": 7, "category_id": 1, "bbox": [0, 0, 1, True]}, "four finite numbers"),
-        ({"image_id": 7, "category_id": 1}, "'bbox'"),
-        ({"image_id": 7, "category_id": 1, "bbox": [9] * 9999}, r"has bbox \[9, 9, "),
-        ({"image_id": "x" * 9999, "category_id": 1, "bbox": [0, 0, 1, 1]}, "of picture 'xxx"),
-        ({"image_id": 7, "category_id": "x" * 9999, "bbox": [0, 0, 1, 1]}, "has category 'xxx"),
+        (entry(image_id=5), "unlisted image 5"),
+        (entry(image_id="x" * 9999), "unlisted image 'xxx"),
+        (entry(category_id=2), "unlisted category 2"),
+        (entry(category_id=[1]), "instances_train2017.json: not a COCO"),
+        (entry(bbox=[0, 0, 1]), "four finite numbers"),
+        (entry(bbox=[0, 0, 1, float("nan")]), "four finite numbers"),
+        (entry(bbox=[0, 0, 1, "x"]), "four finite numbers"),
+        (entry(bbox=[0, 0, 1, 1e300]), "four finite numbers"),
+        (entry(bbox=[0, 0, 1, True]), "four finite numbers"),
+        (entry(bbox=[9] * 9999), r"has bbox \[9, 9, "),
+        ({"annotations": [{"image_id": 7, "category_id": 1}]}, "'bbox' is missing"),
+        (image(id="a\x1b[2J"), "the image id .* is invalid, it contains control characters"),
+        (image(id="a" * 201), "the image id .* is invalid, it has 201 characters"),
+        (image(file_name=""), "the file_name of image 7 is invalid, it is empty"),
+        ({"categories": [{"id": 1, "name": "a"}, {"id": "b", "name": "b"}]}, "neither all integers nor all text"),
+        ({"categories": [{"id": 1, "name": "a"}, {"id": 18, "name": "a"}]}, "1 and 18 have the same name 'a'; rename"),
     ],
+    ids=lambda value: str(value)[:40],
 )
-def test_broken_entries_are_refused(root, entry, words):
-    change(root, annotations=[entry])
+def test_a_broken_json_is_refused(root, parts, words):
+    change(root, parts)
     with pytest.raises(InputError, match=words) as caught:
         COCODetection(root, "train2017")
     assert len(str(caught.value)) < 300 + len(str(root))
 
 
-@pytest.mark.parametrize(
-    ("entry", "words"),
-    [
-        ({"width": "wide"}, "width and height of picture 7"),
-        ({"height": None}, "width and height of picture 7"),
-        ({"width": 1e300}, "width and height of picture 7"),
-        ({"id": "a\x1b[2J"}, "the picture id .* can't be used, it holds control characters"),
-        ({"id": "a" * 201}, "the picture id .* can't be used, it is 201 characters long"),
-    ],
-    ids=str,
-)
-def test_broken_pictures_are_refused(root, entry, words):
-    change(root, images=[{"id": 7, "file_name": "000000000007.jpg", "width": 9, "height": 9, **entry}], annotations=[])
-    with pytest.raises(InputError, match=words):
-        COCODetection(root, "train2017")
-
-
-@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file that can be opened and not read is Linux's")
-def test_a_json_that_the_disk_does_not_give_is_named(root):
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="only Linux has a file that opens and can't be read")
+def test_a_json_with_read_errors_is_named(root):
     path = root / "annotations" / "instances_train2017.json"
     path.unlink()
     path.symlink_to("/proc/self/mem")
-    with pytest.raises(InputError, match=r"instances_train2017\.json can't be read \("):
+    with pytest.raises(InputError, match=r"instances_train2017\.json: can't be read \("):
         read_coco_annotations(path)
 
 
-def test_a_split_that_is_missing_is_answered_with_those_that_are_there(root):
-    with pytest.raises(InputError, match=r"instances_trainval35k\.json isn't there: .* train2017 \(which holds"):
+def test_a_missing_split_is_answered_with_the_present_ones(root):
+    with pytest.raises(
+        InputError, match=r"instances_trainval35k\.json: no such file; choose another split, found: train2017 "
+    ):
         COCODetection(root)
 
 
@@ -162,20 +169,16 @@ def test_missing_or_foreign_json_is_refused(root, tmp_path):
     with pytest.raises(InputError, match="data/scripts"):
         COCODetection(tmp_path / "empty", "val2017")
     path = root / "annotations" / "instances_train2017.json"
-    for text in ("{", "[]", "{}"):
+    for text in ("{", "[]", "{}", "[" * 100_000):
         path.write_text(text)
-        with pytest.raises(InputError, match="instances_train2017.json is no COCO"):
+        with pytest.raises(InputError, match="instances_train2017.json: not a COCO instances JSON"):
             read_coco_annotations(path)
 
 
-def test_set_without_any_object_is_refused(root):
-    change(root, annotations=[])
-    with pytest.raises(InputError, match="no picture has an annotated object"):
-        COCODetection(root, "train2017")
-
-
-def test_missing_picture_is_named(root):
-    path = root / "images" / "train2017" / "000000000042.jpg"
-    path.unlink()
-    with pytest.raises(InputError, match="000000000042.jpg"):
+def test_a_set_without_objects_and_a_missing_image_are_refused(root):
+    (root / "images" / "train2017" / "000000000042.jpg").unlink()
+    with pytest.raises(InputError, match=r"000000000042\.jpg"):
         COCODetection(root, "train2017")[0]
+    change(root, {"annotations": []})
+    with pytest.raises(InputError, match="no image has an annotated object"):
+        COCODetection(root, "train2017")

@@ -1,23 +1,34 @@
 """Configurations and constants, under the lineage's names."""
 
+import copy
+import pickle
 from dataclasses import FrozenInstanceError, asdict
 
 import pytest
 
 import data
-from data.config import CONFIGS, MEANS, RGB_MEANS, coco, coco512, voc, voc512
+from data.config import COLORS, CONFIGS, MEANS, RGB_MEANS, coco, coco512, get_config, ilsvrc, ilsvrc512, v2, voc, voc512
+
+KEYS = {
+    "num_classes", "lr_steps", "max_iter", "feature_maps", "min_dim", "steps", "min_sizes", "max_sizes",
+    "aspect_ratios", "variance", "clip", "name",
+}  # fmt: skip
 
 
-def test_the_lineages_keys_answer():
+def test_a_configuration_is_a_mapping_like_the_lineages():
+    assert voc.keys() == KEYS
+    assert dict(voc) == asdict(voc) == dict(voc.items())
     assert (voc["min_dim"], voc["max_iter"], voc["lr_steps"]) == (300, 120_000, (80_000, 100_000))
     assert (coco["max_iter"], coco["lr_steps"], coco["num_classes"]) == (400_000, (280_000, 360_000), 81)
-    assert voc["variance"] == (0.1, 0.2)
-    for key, value in asdict(voc).items():
-        assert voc[key] == value
+    assert voc.get("variance") == (0.1, 0.2)
+    assert voc.get("learning_rate", 1) == 1
+    assert "clip" in voc
+    assert v2 is voc
 
 
 @pytest.mark.parametrize("key", ["boxes", "__class__", "num_priors", 0])
 def test_other_keys_are_key_errors(key):
+    assert key not in voc
     with pytest.raises(KeyError):
         voc[key]
 
@@ -25,24 +36,38 @@ def test_other_keys_are_key_errors(key):
 def test_they_are_frozen_and_hashable():
     with pytest.raises(FrozenInstanceError):
         voc.min_dim = 512
-    assert len({voc, coco, voc512, coco512}) == 4
+    assert len(set(CONFIGS.values())) == 6
+    assert copy.deepcopy(voc) == pickle.loads(pickle.dumps(voc)) == voc
 
 
-def test_boxes_per_cell():
-    assert voc.boxes_per_cell == coco.boxes_per_cell == (4, 6, 6, 6, 4, 4)
-    assert voc512.boxes_per_cell == coco512.boxes_per_cell == (4, 6, 6, 6, 6, 4, 4)
+def test_number_of_priors():
+    for config in CONFIGS.values():
+        assert config.num_priors == (8732 if config.min_dim == 300 else 24_564)
+    assert voc.boxes_per_cell == (4, 6, 6, 6, 4, 4)
+    assert voc512.boxes_per_cell == (4, 6, 6, 6, 6, 4, 4)
 
 
-def test_each_is_found_by_its_name():
-    assert {config.name: config for config in (voc, coco, voc512, coco512)} == CONFIGS
+def test_ilsvrc_has_cocos_priors_and_the_papers_schedule():
+    for own, other in ((ilsvrc, coco), (ilsvrc512, coco512)):
+        assert (own.num_classes, own.lr_steps, own.max_iter) == (201, (320_000, 400_000), 440_000)
+        assert (own.min_sizes, own.max_sizes, own.steps) == (other.min_sizes, other.max_sizes, other.steps)
 
 
-def test_the_mean_in_both_orders():
-    assert MEANS == (104, 117, 123)
-    assert MEANS[::-1] == RGB_MEANS
+@pytest.mark.parametrize(
+    ("dataset", "size", "config"),
+    [("VOC", 300, voc), ("COCO", 512, coco512), ("ILSVRC", 300, ilsvrc), ("my/boxes", 512, voc512)],
+)
+def test_get_config(dataset, size, config):
+    assert get_config(dataset, size) is CONFIGS[config.name] is config
+    with pytest.raises(KeyError):
+        get_config(dataset, 400)
 
 
-def test_classes():
-    assert len(data.VOC_CLASSES) == len(set(data.VOC_CLASSES)) == 20 == voc.num_classes - 1
-    assert list(data.VOC_CLASSES) == sorted(data.VOC_CLASSES)
-    assert "background" not in data.VOC_CLASSES
+def test_the_lineages_constants():
+    assert MEANS == RGB_MEANS[::-1] == (104, 117, 123)
+    assert COLORS[0] == (255, 0, 0, 128)
+    assert len(COLORS) == 6
+    assert data.VOC_ROOT == data.VOCroot == data.HOME + "/data/VOCdevkit/"
+    assert data.COCO_ROOT == data.COCOroot == data.HOME + "/data/coco/"
+    assert list(data.VOC_CLASSES) == sorted(set(data.VOC_CLASSES))
+    assert len(data.VOC_CLASSES) == voc.num_classes - 1

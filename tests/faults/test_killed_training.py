@@ -13,8 +13,8 @@ import torch
 from killing import FINAL, Job, start_server
 from synthetic import make_voc
 from test_train import OBJECTS, assert_same, log_of, train
-
 from training.run import Run
+
 from weights.checkpoint import read_file
 
 pytestmark = pytest.mark.slow

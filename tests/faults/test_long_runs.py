@@ -15,10 +15,10 @@ from faulty_runs import run_script, start_server
 from media import make_video
 from synthetic import make_voc
 from test_train import OBJECTS, SMALL
+from training.run import Run
 
 from inference.encoding import VideoWriter
 from inference.planar import PlanarFrame
-from training.run import Run
 
 pytestmark = [
     pytest.mark.slow,

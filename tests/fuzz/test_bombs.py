@@ -17,15 +17,15 @@ import numpy as np
 import pytest
 import torch
 from fileserver import serve
+from metrics.coco_files import read_results
+from training.facts import Memory
 from trials import attack, expect_refusal, in_a_fork
 
 from data import limits
 from data.coco import read_coco_annotations
 from data.config import voc
-from data.unpack import unpack
 from data.voc0712 import read_annotation
-from metrics.coco_files import read_results
-from training.facts import Memory
+from utils.download import unpack
 from utils.errors import InputError
 from utils.images import read_bgr, read_image
 from weights.checkpoint import CheckpointInfo, load_network, read_file, save_checkpoint
@@ -233,7 +233,7 @@ def test_a_checkpoint_whose_few_numbers_would_fill_a_huge_network(tmp_path, cont
     state = {key: torch.zeros(1).expand(shape) for key, shape in shapes.items()}
     path = written(tmp_path / "a.pth", stored({**contents, "class_names": list(info.class_names), "state_dict": state}))
     expect_refusal("bomb", path, load_network, tmp_path)
-    with pytest.raises(InputError, match="claims more weights than it holds"):
+    with pytest.raises(InputError, match="claims more weights than the file holds"):
         load_network(path)
 
 

@@ -6,17 +6,17 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from metrics.tables import summary, table
 from mutation import HOSTILE, mutate_bytes, mutate_value, mutate_xml
 from synthetic import make_coco, make_voc
+from training.datasets import training_pictures
+from training.findings import examine
 from trials import attack
 
 from data.coco import COCODetection
 from data.voc0712 import VOCAnnotationTransform, VOCDetection, read_annotation
 from metrics.evaluation import Scored, evaluate, read_detections
 from metrics.ground_truth import open_evaluation_set
-from metrics.tables import summary, table
-from training.datasets import training_pictures
-from training.findings import examine
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="inputs are tried in a forked process")
 

@@ -10,7 +10,7 @@ import pytest
 from mutation import mutate_bytes
 from trials import attack
 
-from data.unpack import unpack
+from utils.download import unpack
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="inputs are tried in a forked process")
 
@@ -68,8 +68,9 @@ def test_archives(kind, seeds, tmp_path, count):
 
     def read(path):
         inside = path.parent / "room" / "inside"
+        inside.mkdir(parents=True)
         try:
-            unpack(path, inside, progress=False)
+            unpack(path, inside)
         finally:
             assert sorted(found.name for found in path.parent.joinpath("room").iterdir()) == ["inside"]
             assert not any(found.is_symlink() for found in inside.rglob("*"))

@@ -11,9 +11,8 @@ import pytest
 from mutation import mutate_bytes
 from trials import attack
 
-import data.connection
-import data.fetch
-from data.fetch import Remote, fetch
+from utils import download
+from utils.download import Remote, fetch
 from utils.errors import InputError
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="inputs are tried in a forked process")
@@ -57,9 +56,10 @@ def raw_server(answers):
 def test_answers_of_a_server(tmp_path, count, monkeypatch, checksum):
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(data.fetch, "PAUSES", (0.0, 0.0))
-    monkeypatch.setattr(data.fetch, "SILENCE_SECONDS", 0.5)
-    known = {"size": 1024, "sha256": hashlib.sha256(CONTENT).hexdigest()} if checksum == "sha256" else {"size": 1024}
+    monkeypatch.setattr(download, "BACKOFF", 0)
+    monkeypatch.setattr(download, "_check_reachable", lambda _: None)  # its connection would take an answer
+    monkeypatch.setattr(download, "SILENCE_SECONDS", 0.5)
+    known = f"sha256 {hashlib.sha256(CONTENT).hexdigest()}" if checksum == "sha256" else None
     current = {}
 
     def make(rng, folder):
@@ -76,7 +76,7 @@ def test_answers_of_a_server(tmp_path, count, monkeypatch, checksum):
         answers = (mutate_bytes(rng, SEEDS, TOKENS) if rng.random() < 0.7 else rng.choice(SEEDS) for _ in range(20))
         with raw_server(answers) as address:
             try:
-                fetch(Remote("file.bin", address, **known), path.parent, progress=False)
+                fetch(Remote("file.bin", address, 1024, known), path.parent)
             except InputError:
                 assert not path.exists()
                 raise

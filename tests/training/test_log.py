@@ -1,111 +1,112 @@
-"""A run's log where the disk is full or gone: one line, nothing half-written, and nothing left to fail at the end."""
+"""The log of a run: its rows after an interruption, and a disk that is full."""
 
+import csv
 import errno
-import io
 
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 
-from training import log as module
-from training.log import COLUMNS, Log, _open_table, draw_curves
+from training.log import COLUMNS, Log, draw_curves, read_rows
 from utils.errors import InputError
 
-HEADING = ",".join(COLUMNS)
-FULL = r"can't be written \(No space left on device\): make room there, and go on with --resume auto"
+VALUES = torch.tensor([1.0, 2.0, 3.0])
+
+
+def make_log(folder, first=0, state=None, **settings):
+    settings = {"print_every": 1, "batch_size": 1, "image_path": str, **settings}
+    return Log(folder, first, 9, state=state, **settings)
+
+
+def rows_of(folder):
+    with (folder / "log.csv").open(newline="") as file:
+        return list(csv.reader(file))[1:]
+
+
+def result(score=0.5):
+    """A validation's figures."""
+    return type("Result", (), {"mean_ap_11": score, "classes": ()})
+
+
+def test_a_row_covers_its_iterations_across_an_interruption(tmp_path):
+    with make_log(tmp_path, print_every=3) as log:
+        for iteration in range(4):
+            log.step(iteration, 1e-3, VALUES * iteration, [0])
+        log.settle()
+        state = log.state()
+    with make_log(tmp_path, 4, state, print_every=3) as log:
+        for iteration in (4, 5):
+            log.step(iteration, 1e-3, VALUES * iteration, [0])
+    assert [row[:5] for row in rows_of(tmp_path)] == [
+        ["3", "0.001", "1.000000", "2.000000", "3.000"],
+        ["6", "0.001", "4.000000", "8.000000", "12.000"],
+    ]
+
+
+@pytest.mark.parametrize(("unscored", "kept"), [(False, ["1", "2", "2"]), (True, ["1", "2"])])
+def test_rows_that_the_interruption_undid_are_removed(tmp_path, unscored, kept):
+    with make_log(tmp_path) as log:
+        for iteration in range(4):
+            log.step(iteration, 1e-3, VALUES, [0])
+            if iteration == 1:
+                log.scores(2, result(), np.zeros((2, 2, 3), np.uint8))
+    make_log(tmp_path, 2, {"sums": [0, 0, 0], "count": 0, "unscored": unscored}).__exit__()
+    assert [row[0] for row in rows_of(tmp_path)] == kept
+
+
+def test_a_loss_that_is_not_finite_names_iteration_and_images(tmp_path):
+    with make_log(tmp_path, print_every=5, image_path="image {}".format) as log:
+        log.step(0, 1e-3, VALUES, [3])
+        log.step(1, 1e-3, VALUES / 0, [4, 7])
+        with pytest.raises(InputError, match="not finite at iteration 1.*image 4 image 7"):
+            log.settle()
+
+
+def test_rows_that_are_damaged_are_ignored(tmp_path):
+    good = "1,1e-05,2.500000,3.500000,9.000,,0.5000"
+    bad = ["²,1,1,1,1,,1", "2,x,1,1,1,,1", "2,1", "3,1,1,1,1,,\0x", '2,"1', "\udcff,,,,,,"]
+    text = "\r\n".join([",".join(COLUMNS), *bad, good, ""])
+    (tmp_path / "log.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert [row["iteration"] for row in read_rows(tmp_path / "log.csv")] == [1]
+    make_log(tmp_path, 5).__exit__()
+    assert rows_of(tmp_path) == [good.split(",")]
+    draw_curves(tmp_path)
+    assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
 def refuse(*_args, **_settings):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-class FullDisk(io.RawIOBase):
-    """A file that takes nothing."""
-
-    def writable(self):
-        return True
-
-    write = refuse
-
-
 class FullBoard:
-    """TensorBoard's writer on that disk."""
+    """TensorBoard's writer on a full disk."""
 
     add_scalar = add_image = close = refuse
 
 
-def result():
-    """A validation's figures."""
-    return type("Result", (), {"mean_ap_11": 0.5, "classes": ()})
-
-
-@pytest.fixture
-def log(tmp_path):
-    made = Log(tmp_path, 0, 2, print_every=1, batch_size=1, paths=str, writes=True)
-    board, file = made.board, made.file
-    yield made
-    board.close()
-    file.close()
-
-
-STEPS = {
-    "a row": lambda log: log.row(1, lr="1"),
-    "an iteration": lambda log: log.step(0, 1e-3, (torch.tensor(1.0), torch.tensor(2.0)), torch.tensor(3), [0]),
-    "a validation": lambda log: log.scores(1, result()),
-    "pictures": lambda log: log.pictures(1, np.zeros((2, 2, 3), np.uint8)),
-    "the end": lambda log: log.close(),
-}
-
-
-@pytest.mark.parametrize("step", ["an iteration", "a validation", "pictures", "the end"])
-def test_a_board_that_can_not_be_written(log, tmp_path, step):
-    log.board = FullBoard()
-    with pytest.raises(InputError, match=FULL) as caught:
-        STEPS[step](log)
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda log: log.step(0, 1e-3, VALUES, [0]),
+        lambda log: log.scores(1, result(), np.zeros((2, 2, 3), np.uint8)),
+    ],
+)
+def test_a_full_disk_is_one_line(tmp_path, write):
+    with (
+        pytest.raises(InputError, match=r"can't be written \(No space left on device\)") as caught,
+        make_log(tmp_path) as log,
+    ):
+        log.board = FullBoard()
+        write(log)
     assert str(tmp_path) in str(caught.value)
-    assert log.file.closed
 
 
-@pytest.mark.parametrize("step", ["a row", "an iteration", "a validation", "the end"])
-def test_a_table_that_can_not_be_written(log, step):
-    """It is closed with what it still holds: else Python tries to write that once more when it ends."""
-    log.file.close()
-    log.file = io.TextIOWrapper(io.BufferedWriter(FullDisk()))
-    log.rows = module.csv.writer(log.file)
-    log.file.write("what was left")
-    with pytest.raises(InputError, match=FULL):
-        STEPS[step](log)
-    assert log.file.closed
-
-
-@pytest.mark.parametrize("name", ["SummaryWriter", "_open_table"])
-def test_a_folder_that_can_not_be_written(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(module, name, refuse)
-    with pytest.raises(InputError, match=FULL):
-        Log(tmp_path, 0, 2, print_every=1, batch_size=1, paths=str, writes=True)
-
-
-def test_a_table_that_can_not_be_replaced_stays(tmp_path, monkeypatch):
+def test_a_table_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
     path = tmp_path / "log.csv"
-    path.write_text(f"{HEADING}\n1,1,1,1,1,,1\n")
+    path.write_text(f"{','.join(COLUMNS)}\n1,1,1,1,1,,1\n")
     before = path.read_bytes()
     monkeypatch.setattr("pathlib.Path.replace", refuse)
-    with pytest.raises(OSError, match="No space"):
-        _open_table(path, 1)
+    with pytest.raises(InputError, match="No space"):
+        make_log(tmp_path, 1)
     assert [found.name for found in tmp_path.iterdir()] == ["log.csv"]
     assert path.read_bytes() == before
-
-
-def test_curves_that_can_not_be_written_leave_the_old_ones(tmp_path, monkeypatch):
-    def half(_figure, path, **_settings):
-        path.write_bytes(b"half a picture")
-        refuse()
-
-    (tmp_path / "log.csv").write_text(f"{HEADING}\n1,1,1,1,1,,1\n")
-    (tmp_path / "curves.png").write_bytes(b"the curves of before")
-    monkeypatch.setattr(Figure, "savefig", half)
-    with pytest.raises(InputError, match=FULL):
-        draw_curves(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "log.csv"]
-    assert (tmp_path / "curves.png").read_bytes() == b"the curves of before"

@@ -1,53 +1,15 @@
-"""A network that can't learn eight pictures by heart has a fault somewhere between picture and loss."""
+"""A network that can't learn eight images by heart has a fault somewhere between image and loss."""
 
 import os
-from pathlib import Path
 
-import cv2
-import imageio.v3 as imageio
 import pytest
 import torch
-from synthetic import write_annotation, write_split
+from clip_images import make_clip_images
 
+from metrics.ground_truth import open_evaluation_set
 from train import get_args_parser, main
-from training.validation import Validation
+from training.engine import validate
 from weights.checkpoint import load_network
-
-CLIP = Path(__file__).resolve().parents[2] / "data" / "sample.mp4"
-# Frames of the clip with the objects on them, and the windows of them that make the eight pictures.
-SCENES = {
-    20: [("cat", (30, 1, 490, 360))],
-    100: [("person", (60, 5, 450, 360))],
-    185: [("person", (30, 5, 300, 360)), ("person", (385, 1, 640, 360))],
-}
-WINDOWS = (
-    (20, (0, 0, 640, 360)),
-    (20, (0, 0, 500, 360)),
-    (20, (20, 0, 400, 300)),
-    (100, (0, 0, 640, 360)),
-    (100, (50, 0, 460, 360)),
-    (185, (0, 0, 640, 360)),
-    (185, (0, 0, 320, 360)),
-    (185, (320, 0, 640, 360)),
-)
-
-
-@pytest.fixture
-def eight_pictures(tmp_path):
-    """A folder in VOC format with eight cuts from the clip's photographs."""
-    folder = tmp_path / "eight"
-    (folder / "JPEGImages").mkdir(parents=True)
-    for number, (frame, (left, top, right, bottom)) in enumerate(WINDOWS):
-        picture = imageio.imread(CLIP, index=frame, plugin="FFMPEG")[top:bottom, left:right]
-        cv2.imwrite(str(folder / "JPEGImages" / f"p{number}.jpg"), picture[:, :, ::-1])
-        objects = []
-        for name, (x1, y1, x2, y2) in SCENES[frame]:
-            box = (max(x1 - left, 1), max(y1 - top, 1), min(x2, right) - left, min(y2, bottom) - top)
-            if box[2] - box[0] > 100:
-                objects.append((name, box, 0))
-        write_annotation(folder, f"p{number}", objects, (right - left, bottom - top))
-    write_split(folder, "train", [f"p{number}" for number in range(len(WINDOWS))])
-    return folder
 
 
 @pytest.fixture
@@ -61,15 +23,16 @@ def all_threads():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("all_threads")
-def test_eight_pictures_are_learned_by_heart(eight_pictures, tmp_path, monkeypatch):
-    monkeypatch.setenv("SSD_CACHE", str(tmp_path / "cache"))
+def test_eight_images_are_learned_by_heart(tmp_path):
+    eight_images = make_clip_images(tmp_path / "eight")
     command = (
-        f"--dataset {eight_pictures} --save_folder {tmp_path / 'run'} --basenet none --width 0.125 --no-augment "
+        f"--dataset {eight_images} --save_folder {tmp_path / 'run'} --basenet none --width 0.125 --no-augment "
         "--batch_size 8 --optimizer adamw --lr 0.003 --schedule cosine --warmup 10 --max_iter 120 "
         "--num_workers 0 --device cpu --precision float32"
     )
     main(get_args_parser().parse_args(command.split()))
     net, info = load_network(tmp_path / "run" / "ssd300_w012_final.pth")
     assert info.class_names == ("cat", "person")
-    result = Validation(str(eight_pictures), None, "train", info, "cpu").score(net)
+    images = open_evaluation_set(str(eight_images), None, "train")
+    result, _ = validate(net, info, images, torch.device("cpu"))
     assert result.mean_ap_11 >= 0.95

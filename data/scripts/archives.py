@@ -1,0 +1,103 @@
+"""The archives of VOC and COCO, and what the download scripts share."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from utils.download import Remote, fetch, only_one, unpack
+from utils.errors import InputError
+
+_VOC = "https://thor.robots.ox.ac.uk/pascal/VOC"
+_COCO = "http://images.cocodataset.org"
+
+
+@dataclass(frozen=True)
+class Archive(Remote):
+    """An archive, where to unpack it, and a function that tells which files are missing below the target."""
+
+    unpack_to: str = "."
+    problem: partial | None = None  # returns a phrase, or None if all files are there
+
+
+def download(data_set, folder, keep_archives=False):
+    """Download and unpack "VOC2007", "VOC2012", "COCO2014" or "COCO2017" below `folder`.
+
+    Archives whose files are complete are skipped, and an interrupted run resumes. Raises InputError.
+    """
+    folder = Path(folder).expanduser()
+    if folder.name in ("VOCdevkit", "coco"):  # these folders are in the archives
+        folder = folder.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: can't be created ({error.strerror}); choose another folder") from error
+    with only_one(folder / data_set):
+        # An archive that lies there may have been unpacked only in part.
+        todo = [item for item in ARCHIVES[data_set] if (folder / item.name).exists() or item.problem(folder)]
+        size = sum(archive.size for archive in todo) / 1e9
+        print(f"{data_set}: {size:.1f} GB to download to {folder}; the unpacked files take as much again")
+        for archive in todo:
+            path = fetch(archive, folder)
+            unpack(path, folder / archive.unpack_to)
+            if problem := archive.problem(folder):
+                raise InputError(f"{path}: unpacked, but {problem}")
+            if not keep_archives:
+                path.unlink()
+    print(f"{data_set}: complete in {folder}")
+
+
+def voc_problem(year, split, count, folder):
+    """Return what an image set of VOC lacks: it lists `count` images, each with an annotation."""
+    root = folder / "VOCdevkit" / f"VOC{year}"
+    image_set = root / "ImageSets" / "Main" / f"{split}.txt"
+    ids = image_set.read_text().split() if image_set.is_file() else []
+    if len(ids) != count:
+        return f"{image_set} lists {len(ids):,} images, expected {count:,}"
+    files = [root / name for id_ in ids for name in (f"JPEGImages/{id_}.jpg", f"Annotations/{id_}.xml")]
+    missing = [path for path in files if not (path.is_file() and path.stat().st_size)]
+    return f"{len(missing):,} files are missing or empty, such as {missing[0]}" if missing else None
+
+
+def coco_problem(pattern, count, folder):
+    """Return whether there are less than `count` files, without empty ones, that match a glob pattern."""
+    found = sum(path.stat().st_size > 0 for path in folder.glob(pattern))
+    return f"{folder / pattern} matches {found:,} files, expected {count:,}" if found < count else None
+
+
+def _voc(year, name, size, md5, split, count):
+    problem = partial(voc_problem, year, split, count)
+    return Archive(name, f"{_VOC}/voc{year}/{name}", size, f"md5 {md5}", problem=problem)
+
+
+def _coco_annotations(year, size, md5):
+    name = f"annotations_trainval{year}.zip"
+    problem = partial(coco_problem, f"coco/annotations/instances_*{year}.json", 2)
+    return Archive(name, f"{_COCO}/annotations/{name}", size, f"md5 {md5}", "coco", problem)
+
+
+def _coco_images(split, size, md5, count):
+    problem = partial(coco_problem, f"coco/images/{split}/*.jpg", count)
+    return Archive(f"{split}.zip", f"{_COCO}/zips/{split}.zip", size, f"md5 {md5}", "coco/images", problem)
+
+
+# VOC's checksums are those in torchvision. COCO publishes none; these are the ones that libraries agree on (such as
+# PaddleDetection), and they make http safe enough.
+ARCHIVES = {
+    "VOC2007": [
+        _voc("2007", "VOCtrainval_06-Nov-2007.tar", 460032000, "c52e279531787c972589f7e41ab4ae64", "trainval", 5011),
+        _voc("2007", "VOCtest_06-Nov-2007.tar", 451020800, "b6e924de25625d8de591ea690078ad9f", "test", 4952),
+    ],
+    "VOC2012": [
+        _voc("2012", "VOCtrainval_11-May-2012.tar", 1999639040, "6cd6e144f989b92b3379bac3b3de84fd", "trainval", 11540),
+    ],
+    "COCO2014": [
+        _coco_annotations("2014", 252872794, "0a379cfc70b0e71301e0f377548639bd"),
+        _coco_images("val2014", 6645013297, "a3d79f5ed8d289b7a7554ce06a5782b3", 40504),
+        _coco_images("train2014", 13510573713, "0da8c0bd3d6becc4dcb32757491aca88", 82783),
+    ],
+    "COCO2017": [
+        _coco_annotations("2017", 252907541, "f4bbac642086de4f52a3fdda2de5fa2c"),
+        _coco_images("val2017", 815585330, "442b8da7639aecaf257c1dceb8ba8c80", 5000),
+        _coco_images("train2017", 19336861798, "cced6f7f71b7629ddf16f17bbcfab6b2", 118287),
+    ],
+}

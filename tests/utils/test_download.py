@@ -1,0 +1,330 @@
+"""Downloads: complete and verified or not there at all, whatever the server does; archives; the data sets' scripts."""
+
+import dataclasses
+import hashlib
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import requests
+from fileserver import serve
+
+from data.scripts import archives, download_coco, download_voc2007
+from utils import download
+from utils.download import Remote, fetch, unpack
+from utils.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+CONTENT = bytes(range(256)) * 1600  # 409,600 bytes
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def quick_and_direct(monkeypatch):
+    monkeypatch.setattr(download, "BACKOFF", 0)
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def remote(server, size=409_600, checksum=f"sha256 {SHA256}"):
+    return Remote("file.bin", server.address, size, checksum)
+
+
+def failure(function, *arguments):
+    """The message of the InputError that a call raises: one line of reasonable length."""
+    with pytest.raises(InputError) as caught:
+        function(*arguments)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 1000
+    return message
+
+
+@pytest.mark.parametrize(
+    "behaviors",
+    [
+        ("good",),
+        ("redirect_on", "good"),
+        (503, 500, "good"),
+        ("hangs_up", "good"),
+        ("cut_off", "cut_off", "cut_off", "good"),
+        ("cut_off", "ignores_range"),
+    ],
+)
+def test_the_file_arrives_complete(tmp_path, behaviors):
+    with serve(CONTENT, *behaviors) as server:
+        path = fetch(remote(server), tmp_path / "new" / "folder")
+        assert len(server.requests) == len(behaviors)
+    assert path.read_bytes() == CONTENT
+    assert list(path.parent.iterdir()) == [path]  # neither .part nor .lock is left
+
+
+@pytest.mark.parametrize(
+    ("behavior", "reason"),
+    [
+        (404, "404 Client Error"),
+        (500, "too many 500 error responses"),
+        ("redirect_to_ftp", "No connection adapters were found for 'ftp://"),
+        ("web_page", "web page"),
+        ("wrong_bytes", "found sha256"),
+        ("too_short", "offers 409,593 bytes, expected 409,600"),
+        ("endless", "found 1,228,800 bytes, expected 409,600"),
+        ("ignores_range_and_cuts_off", "IncompleteRead(204800 bytes read, 204800 more expected)"),
+        ("hangs_up", "closed connection without response"),
+    ],
+)
+def test_a_bad_server_leaves_no_file(tmp_path, behavior, reason):
+    with serve(CONTENT, behavior) as server:
+        message = failure(fetch, remote(server), tmp_path)
+    for part in (reason, "file.bin", server.address, f"sha256 {SHA256}", str(tmp_path)):
+        assert part in message
+    assert not (tmp_path / "file.bin").exists()
+
+
+def test_an_interrupted_transfer_is_resumed_by_the_next_run(tmp_path):
+    with serve(CONTENT, "cut_off", 404, "good") as server:
+        assert "404" in failure(fetch, remote(server), tmp_path)
+        kept = (tmp_path / "file.bin.part").read_bytes()
+        assert len(kept) > 100_000
+        fetch(remote(server), tmp_path)
+    assert server.requests == ["bytes=0-", f"bytes={len(kept)}-", f"bytes={len(kept)}-"]
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("size", [len(CONTENT), None])
+@pytest.mark.parametrize("left", [b"x" * 1000, b"x" * len(CONTENT), CONTENT + b"more", CONTENT])
+def test_what_an_earlier_run_left_is_verified(tmp_path, left, size):
+    (tmp_path / "file.bin.part").write_bytes(left)
+    with serve(CONTENT) as server:
+        assert fetch(remote(server, size), tmp_path).read_bytes() == CONTENT
+        assert len(server.requests) == 1 + (left != CONTENT)
+
+
+def test_a_file_that_is_there_is_verified_and_kept(tmp_path):
+    (tmp_path / "file.bin").write_bytes(CONTENT)
+    with serve(CONTENT, 500) as server:
+        fetch(remote(server), tmp_path)
+        (tmp_path / "file.bin").write_bytes(CONTENT[:-1])
+        assert "found 409,599 bytes, expected 409,600" in failure(fetch, remote(server), tmp_path)
+    assert server.requests == []
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT[:-1]
+
+
+@pytest.mark.parametrize("checksum", [f"sha256 {SHA256[:8]}", f"md5 {hashlib.md5(CONTENT).hexdigest()}"])
+def test_other_checksums(tmp_path, checksum):
+    with serve(CONTENT, "wrong_bytes", "good") as server:
+        assert f"expected {checksum.split()[1]}" in failure(fetch, remote(server, None, checksum), tmp_path)
+        assert fetch(remote(server, None, checksum), tmp_path).read_bytes() == CONTENT
+
+
+def test_without_a_published_checksum_nothing_is_resumed_and_one_line_says_so(tmp_path, capsys):
+    (tmp_path / "file.bin.part").write_bytes(b"x" * 1000)
+    with serve(CONTENT, "cut_off", "good") as server:
+        assert fetch(remote(server, None, None), tmp_path).read_bytes() == CONTENT
+        assert server.requests == ["bytes=0-"] * 2
+    assert f"no checksum is published; its sha256 is {SHA256}\n" in capsys.readouterr().err
+
+
+def test_a_silent_server_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "SILENCE_SECONDS", 0.2)
+    with serve(CONTENT, "hold") as server:
+        assert "timed out" in failure(fetch, remote(server), tmp_path)
+        assert len(server.requests) == download.TRIES
+
+
+def test_a_name_server_that_does_not_answer(tmp_path, monkeypatch):
+    assert download.CONNECT_SECONDS < 5
+    monkeypatch.setattr(download, "CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(1) or [])
+    message = failure(fetch, Remote("file.bin", "https://files.invalid/file.bin", None, f"sha256 {SHA256}"), tmp_path)
+    assert "no connection to files.invalid" in message
+    assert f"get it from https://files.invalid/file.bin (sha256 {SHA256}) and put it into {tmp_path}" in message
+
+
+def test_https_is_not_left_for_http(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "_check_reachable", lambda _: None)
+
+    def redirect(self, request, **_):
+        response = requests.Response()
+        response.status_code, response.request, response.url, response.raw = 302, request, request.url, io.BytesIO()
+        response.headers["Location"] = "http://127.0.0.1:9/"
+        return response
+
+    monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", redirect)
+    message = failure(fetch, Remote("file.bin", "https://files.invalid/file.bin"), tmp_path)
+    assert "No connection adapters were found for 'http://127.0.0.1:9/'" in message
+
+
+def start_fetching(server, folder, first=""):
+    """Another process that fetches the server's file."""
+    code = f"{first}\nfrom utils.download import *\nfetch({remote(server)!r}, {str(folder)!r})"
+    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file size limits are POSIX")
+def test_a_full_disk_leaves_no_file(tmp_path):
+    limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))"
+    with serve(CONTENT) as server:
+        with start_fetching(server, tmp_path, limit) as process:
+            assert "InputError: " + str(tmp_path / "file.bin: not written (File too large)") in process.stderr.read()
+        assert not (tmp_path / "file.bin").exists()
+        assert fetch(remote(server), tmp_path).read_bytes() == CONTENT
+    (tmp_path / "file").touch()
+    assert "choose another folder" in failure(fetch, remote(server), tmp_path / "file" / "folder")
+
+
+def test_two_processes_download_once(tmp_path):
+    with serve(CONTENT, "hold") as server:
+        with start_fetching(server, tmp_path) as first:
+            assert server.held.wait(60)
+            with start_fetching(server, tmp_path) as second:
+                assert "waiting for another process" in second.stderr.readline()
+                server.release.set()
+        assert (first.returncode, second.returncode) == (0, 0)
+        assert len(server.requests) == 1
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
+    assert list(tmp_path.iterdir()) == [tmp_path / "file.bin"]
+
+
+def test_a_killed_process_leaves_its_part_and_no_lock(tmp_path):
+    part = tmp_path / "file.bin.part"
+    with serve(CONTENT, "hold", "good") as server:
+        with start_fetching(server, tmp_path) as process:
+            while process.poll() is None and not (part.exists() and part.stat().st_size):
+                time.sleep(0.01)
+            process.send_signal(signal.SIGKILL)
+        fetch(remote(server), tmp_path)
+    assert server.requests[1] != "bytes=0-"
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
+
+
+def make_tar(files):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for path, content in files.items():
+            member = tarfile.TarInfo(path)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def make_zip(files):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for path, content in files.items():
+            archive.writestr(path, content)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("path", ["../outside", "/tmp/outside", "a/../../outside", "..\\outside", "C:outside"])
+@pytest.mark.parametrize("make", [make_tar, make_zip])
+def test_an_archive_writes_nothing_outside_its_folder(tmp_path, make, path):
+    (tmp_path / "archive").write_bytes(make({path: b"x"}))
+    assert "contains the path" in failure(unpack, tmp_path / "archive", tmp_path / "folder")
+    assert [found for found in tmp_path.rglob("*") if found.is_file()] == [tmp_path / "archive"]
+    assert not Path("/tmp/outside").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no archive",
+        make_tar({"a": b"1" * 2000})[:1800],
+        make_zip({"a": b"1" * 99}).replace(b"1111", b"1121", 1),
+    ],
+)
+def test_a_damaged_archive_is_named(tmp_path, content):
+    (tmp_path / "archive").write_bytes(content)
+    assert f"{tmp_path}/archive: damaged" in failure(unpack, tmp_path / "archive", tmp_path / "folder")
+
+
+VOC = "VOCdevkit/VOC2007"
+VOC_FILES = {f"{VOC}/ImageSets/Main/trainval.txt": b"000001\n000002\n"}
+VOC_FILES |= {f"{VOC}/{path}": b"x" for i in "12" for path in (f"JPEGImages/00000{i}.jpg", f"Annotations/00000{i}.xml")}
+
+
+def publish(monkeypatch, server, data_set, archive):
+    """Let a data set be one archive, which is the server's file."""
+    checksum = f"md5 {hashlib.md5(server.content).hexdigest()}"
+    entry = dataclasses.replace(archive, address=server.address, size=len(server.content), checksum=checksum)
+    monkeypatch.setitem(archives.ARCHIVES, data_set, [entry])
+
+
+def run(script, *arguments):
+    script.main(script.get_args_parser().parse_args([str(word) for word in arguments]))
+
+
+def test_voc_is_downloaded_unpacked_and_then_left_alone(tmp_path, monkeypatch, capsys):
+    with serve(make_tar(VOC_FILES)) as server:
+        publish(monkeypatch, server, "VOC2007", archives._voc("2007", "a.tar", 0, "", "trainval", 2))
+        run(download_voc2007, tmp_path)
+        assert capsys.readouterr().out.endswith(f"VOC2007: complete in {tmp_path}\n")
+        assert list(tmp_path.iterdir()) == [tmp_path / "VOCdevkit"]  # neither archive nor lock
+        run(download_voc2007, tmp_path / "VOCdevkit")  # the folder that train.py names
+        assert len(server.requests) == 1
+        (tmp_path / VOC / "Annotations" / "000002.xml").write_bytes(b"")
+        run(download_voc2007, tmp_path, "--keep_archives")
+        assert len(server.requests) == 2
+        assert (tmp_path / VOC / "Annotations" / "000002.xml").read_bytes() == b"x"
+        (tmp_path / VOC / "JPEGImages" / "000001.jpg").write_bytes(b"interrupted")  # the archive is still there
+        run(download_voc2007, tmp_path)
+        assert len(server.requests) == 2
+    assert (tmp_path / VOC / "JPEGImages" / "000001.jpg").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("lost", list(VOC_FILES))
+def test_an_incomplete_archive_is_not_called_complete(tmp_path, monkeypatch, lost):
+    with serve(make_tar({path: content for path, content in VOC_FILES.items() if path != lost})) as server:
+        publish(monkeypatch, server, "VOC2007", archives._voc("2007", "a.tar", 0, "", "trainval", 2))
+        assert Path(lost).name in failure(run, download_voc2007, tmp_path)
+
+
+def test_coco_is_downloaded_and_unpacked(tmp_path, monkeypatch):
+    annotations = ["annotations/instances_val2017.json", "annotations/instances_train2017.json"]
+    images = ["val2017/1.jpg", "val2017/2.jpg"]
+    for archive, files in (
+        (archives._coco_annotations("2017", 0, ""), annotations),
+        (archives._coco_images("val2017", 0, "", 2), images),
+    ):
+        with serve(make_zip(dict.fromkeys(files, b"x"))) as server:
+            publish(monkeypatch, server, "COCO2017", archive)
+            run(download_coco, tmp_path)
+    assert (tmp_path / "coco" / "images" / images[1]).read_bytes() == b"x"
+    (tmp_path / "coco" / annotations[0]).write_bytes(b"")
+    assert "matches 1 files, expected 2" in archives._coco_annotations("2017", 0, "").problem(tmp_path)
+
+
+def test_voc_s_addresses_and_checksums_are_torchvision_s():
+    from torchvision.datasets.voc import DATASET_YEAR_DICT
+
+    published = {(facts["url"], f"md5 {facts['md5']}") for facts in DATASET_YEAR_DICT.values()}
+    assert {(a.address, a.checksum) for name in ("VOC2007", "VOC2012") for a in archives.ARCHIVES[name]} <= published
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the lineage's scripts are for sh; the Python scripts run everywhere")
+@pytest.mark.parametrize("path", sorted((ROOT / "data" / "scripts").glob("*[0-9o].*")), ids=lambda path: path.name)
+def test_help_needs_nothing_installed(path):
+    command = ["sh"] if path.suffix == ".sh" else [sys.executable, "-I", "-S"]
+    done = subprocess.run([*command, path, "--help"], capture_output=True, text=True, check=True)
+    assert f"Download {'COCO' if 'coco' in path.stem.lower() else 'PASCAL ' + path.stem[-7:].upper()} (" in done.stdout
+
+
+def test_the_weights_script_ends_in_one_line_and_code_2(tmp_path):
+    environment = {**os.environ, "https_proxy": "http://127.0.0.1:1", "no_proxy": ""}  # refused, as without a network
+    command = [sys.executable, "-m", "weights.download", "ssd300_mAP_77.43_v2.pth", "--folder", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert "no connection to 127.0.0.1); get it from https://s3.amazonaws.com/" in line
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]

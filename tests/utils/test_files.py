@@ -1,0 +1,118 @@
+"""Files that are written as a whole or not at all, checked, and hashed."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from utils import files
+from utils.errors import InputError
+from utils.files import check_regular, file_hash, whole_file
+
+ROOT = Path(__file__).resolve().parents[2]
+KILLED = """
+import os, sys
+from pathlib import Path
+from utils.files import whole_file
+with whole_file(sys.argv[1]) as temporary:
+    temporary.write_text("half of i")
+    os.kill(os.getpid(), 9)
+"""
+needs_posix = pytest.mark.skipif(os.name != "posix", reason="signals, links and permissions of POSIX")
+
+
+@pytest.fixture(autouse=True)
+def first_write_in_each_folder():
+    files.remove_unfinished.cache_clear()
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@needs_posix
+def test_a_file_appears_when_it_is_complete(tmp_path):
+    """A link stays, and its target is replaced."""
+    path, link = tmp_path / "größe.json", tmp_path / "link.json"
+    link.symlink_to(path)
+    for text in ("first", "second"):
+        with whole_file(str(link)) as temporary:
+            temporary.write_text(text)
+            assert temporary.parent == tmp_path
+            assert temporary.suffix == ".json"
+            assert path.exists() == (text == "second")
+        assert path.read_text() == text
+    assert link.is_symlink()
+    assert names(tmp_path) == [path.name, link.name]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt, InputError])
+def test_an_error_leaves_the_earlier_file(tmp_path, error):
+    path = tmp_path / "a.txt"
+    path.write_text("earlier")
+    with pytest.raises(error), whole_file(path) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert path.read_text() == "earlier"
+    assert names(tmp_path) == ["a.txt"]
+
+
+@needs_posix
+def test_a_killed_process_leaves_the_earlier_file_and_the_next_one_cleans_up(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("earlier")
+    running, foreign = tmp_path / f".writing-{os.getpid()}-0.txt", tmp_path / ".writing-a-novel.txt"
+    running.touch()
+    foreign.touch()
+    done = subprocess.run([sys.executable, "-c", KILLED, path], cwd=ROOT, check=False)
+    assert done.returncode == -9
+    assert path.read_text() == "earlier"
+    assert len(names(tmp_path)) == 4
+    with whole_file(tmp_path / "b.txt") as temporary:
+        temporary.touch()
+    assert names(tmp_path) == sorted(["a.txt", "b.txt", running.name, foreign.name])
+
+
+def test_what_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "gone" / "a.txt", tmp_path / "file" / "a.txt", tmp_path / ("x" * 300), tmp_path):
+        with pytest.raises(InputError) as caught, whole_file(path) as temporary:
+            temporary.write_text("text")
+        assert str(caught.value).startswith(f"{path}: ")
+    assert names(tmp_path) == ["file"]
+
+
+def test_errors_about_other_files_are_not_blamed_on_this_one(tmp_path):
+    with pytest.raises(FileNotFoundError), whole_file(tmp_path / "a.txt") as temporary:
+        temporary.touch()
+        (tmp_path / "other.txt").read_text()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is always full")
+def test_a_full_disk_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"a\.txt: can't be written \(No space left"), whole_file(tmp_path / "a.txt"):
+        Path("/dev/full").write_text("text")
+    assert names(tmp_path) == []
+
+
+@needs_posix
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "missing", "NUL"])
+def test_only_regular_files_are_read(tmp_path, kind):
+    path = {"folder": tmp_path, "device": Path("/dev/zero"), "NUL": "a\0b"}.get(kind, tmp_path / kind)
+    if kind == "pipe":
+        os.mkfifo(path)
+    with pytest.raises(OSError) as caught:
+        check_regular(path)
+    assert caught.value.strerror
+    (tmp_path / "file").touch()
+    check_regular(str(tmp_path / "file"))
+
+
+def test_hash(tmp_path):
+    data = bytes(range(256)) * 10_000  # more than one block
+    (tmp_path / "a").write_bytes(data)
+    assert file_hash(tmp_path / "a") == hashlib.sha256(data).hexdigest()
+    assert file_hash(str(tmp_path / "a"), "md5") == hashlib.md5(data).hexdigest()

@@ -1,0 +1,199 @@
+"""The folder of a run: its identity, and the states from which it resumes exactly."""
+
+import hashlib
+import json
+import re
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+import torch
+
+from utils.errors import InputError
+from utils.files import whole_file
+from weights.checkpoint import read_file, save_file
+
+from .network import is_run_state
+
+FORMAT = "ssd-run-2"
+NAME = re.compile(r"state_([0-9]{1,15})\.pth")
+# What torch and our own code raise when a state is another network's, or damaged.
+DAMAGED = (LookupError, ValueError, RuntimeError, TypeError, AttributeError, ArithmeticError, AssertionError)
+
+
+@contextmanager
+def open_folder(folder, ranks):
+    """Create the folder of a run and lock it: two processes that train in one folder would destroy each other's states.
+
+    Raises:
+        InputError: it can't be created, or another process trains in it.
+    """
+    folder = Path(folder)
+    try:
+        str(folder).encode()  # TensorBoard needs it
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / ".lock")
+        if ranks.is_main:
+            lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise InputError(f"--save_folder {folder}: another process trains in it; choose another folder") from error
+    except UnicodeEncodeError as error:
+        raise InputError(f"--save_folder {folder}: the name is not valid Unicode; choose another folder") from error
+    except OSError as error:
+        raise InputError(f"--save_folder {folder}: can't be created ({error.strerror})") from error
+    try:
+        yield folder
+    finally:
+        lock.release()
+
+
+def identify_run(*, dataset, images, class_names, net, optimizer, seed, batch_size):
+    """Return what makes a run this run, as plain values: a resumed run must agree in all of it.
+
+    The length, rates, workers, device, precision and logging may change.
+    """
+    names = [entry[-1] if isinstance(entry, tuple) else entry for entry in images.ids]  # wherever the data lie
+    listed = "\n".join(map(str, names)).encode("utf-8", "surrogateescape")
+    return {
+        "dataset": dataset if dataset in ("VOC", "COCO", "ILSVRC") else Path(dataset).resolve().name,
+        "splits": str(images.image_set),
+        "images": hashlib.sha256(listed).hexdigest()[:16],
+        "classes": list(class_names),
+        "size": net.size,
+        "width": net.width,
+        "batch_norm": any(".bn." in key for key in net.state_dict()),
+        "config": net.config.name,
+        "optimizer": optimizer,
+        "seed": seed,
+        "batch_size": batch_size,
+    }
+
+
+def check_folder(folder, resume, run):
+    """Compare the run in a folder, if there is one, with the present run.
+
+    Raises:
+        InputError: the folder holds states and the run isn't resumed, or the states are another run's.
+    """
+    states = [*list_states(folder), *folder.glob("crops.pth")]
+    if states and not resume:
+        raise InputError(
+            f"{folder}: already holds a run ({states[-1].name}); resume it with --resume auto, "
+            "or choose another --save_folder"
+        )
+    path = folder / "run.json"
+    if states and path.is_file():
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: can't be read ({error}); remove it to resume from the newest state") from error
+        check_identity(stored, run, path)
+
+
+def check_identity(stored, run, path):
+    """Raise InputError unless a stored identity agrees with the present run."""
+    for name, value in run.items():
+        found = stored.get(name) if isinstance(stored, dict) else None
+        if found != value:
+            raise InputError(
+                f"{path}: belongs to another run ({name}: found {found!r:.120}, expected {value!r:.120}); "
+                "use the flags it was started with, or another --save_folder"
+            )
+
+
+def write_identity(folder, run):
+    """Write the identity of a run into its folder."""
+    with whole_file(folder / "run.json") as temporary:
+        temporary.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+
+
+def save_state(folder, iteration, contents, keep):
+    """Write `state_<iteration>.pth` and remove all but the newest `keep` states.
+
+    Samples and augmentation are functions of the iteration and the seed, so of the random generators only torch's own
+    are saved.
+
+    Raises:
+        InputError: it can't be written; the earlier states remain.
+    """
+    generators = {
+        "rng": torch.get_rng_state(),
+        "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+    contents = {"format": FORMAT, "iteration": iteration, **contents, **generators}
+    save_file(contents, folder / f"state_{iteration}.pth")
+    for old in list_states(folder)[:-keep]:
+        old.unlink(missing_ok=True)
+
+
+def find_state(resume, folder, say):
+    """Return (path, contents) of the state that --resume means, or (None, None).
+
+    Args:
+        resume: a file, "auto" for the newest complete state in the folder, or None.
+        folder: of the run.
+        say: prints a line.
+    """
+    if resume is None:
+        return None, None
+    if resume != "auto":
+        return Path(resume), read_file(resume)
+    for path in reversed(list_states(folder)):
+        try:
+            return path, read_file(path)
+        except InputError as error:  # such as a disk that lost a write
+            say(f"skipped: {error}")
+    say(f"--resume auto: no state in {folder}; starting from the beginning")
+    return None, None
+
+
+def restore(path, state, trainer, run, say):
+    """Load a state into a Trainer and torch's generators.
+
+    Returns:
+        (iteration, state of the log or None, best mAP so far).
+
+    Raises:
+        InputError: the state is damaged, or belongs to another run.
+    """
+    if "run" in state:
+        check_identity(state["run"], run, path)
+    else:
+        say(f"{path}: the state of an earlier version, which doesn't say what run it belongs to")
+    try:
+        trainer.load_state_dict(state)
+        torch.set_rng_state(state["rng"])
+        if torch.cuda.is_available() and len(state["rng_cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["rng_cuda"])
+        return _count(state["iteration"]), _log_state(state["log"]), float(state["best"])
+    except DAMAGED as error:
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise InputError(f"{path}: damaged, or the state of another network ({reason}); use another state") from error
+
+
+def usable_images(state, count):
+    """Return the usable images that a state lists, or None if it doesn't: indices below `count`."""
+    indices = state.get("usable") if is_run_state(state) else None
+    valid = isinstance(indices, list) and all(type(i) is int and 0 <= i < count for i in indices) and len(indices) > 0
+    return indices if valid else None
+
+
+def _count(value):
+    if type(value) is not int or not 0 <= value < 2**53:
+        raise ValueError(f"{value!r:.60} is not a count")
+    return value
+
+
+def _log_state(log):
+    if log is None:
+        return None
+    sums = [float(value) for value in log["sums"]]
+    if len(sums) != 3:
+        raise ValueError("the log has three sums")
+    return {"sums": sums, "count": _count(log["count"]), "unscored": bool(log.get("unscored"))}
+
+
+def list_states(folder):
+    """Return the states in a folder, oldest first."""
+    found = [(int(match[1]), path) for path in Path(folder).glob("state_*.pth") if (match := NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]

@@ -1,0 +1,220 @@
+"""Download a file so that it is complete and verified or not there at all, and unpack an archive safely."""
+
+import os
+import shutil
+import socket
+import sys
+import tarfile
+import threading
+import time
+import zipfile
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import filelock
+import requests
+from tqdm import tqdm
+from urllib3.util import Retry, parse_url
+
+from utils.errors import InputError
+from utils.files import file_hash
+
+CONNECT_SECONDS, SILENCE_SECONDS = 4.0, 30.0  # limits until the server accepts a connection, and between its bytes
+TRIES, BACKOFF = 5, 1.0  # tries in a row that bring nothing new, and seconds between them, doubled each time
+BUSY = (408, 425, 429, 500, 502, 503, 504)  # HTTP status codes that are worth another try
+MAX_RATIO, HARMLESS = 100, 100 * 2**20  # of unpacked bytes; COCO's annotations are compressed to a tenth
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A published file: its size in bytes and its checksum, such as "md5 c52e2795" (all digits or the first ones)."""
+
+    name: str
+    address: str
+    size: int | None = None
+    checksum: str | None = None
+
+    def mismatch(self, path):
+        """Return how a file differs from the published one, as a phrase, or None."""
+        size = path.stat().st_size
+        if self.size is not None and size != self.size:
+            return f"found {size:,} bytes, expected {self.size:,}"
+        algorithm, _, digits = (self.checksum or "sha256 ").partition(" ")
+        found = file_hash(path, algorithm)
+        return None if found.startswith(digits) else f"found {algorithm} {found}, expected {digits}"
+
+
+def fetch(remote, folder):
+    """Download a Remote into `folder` unless it is there already, and return its path.
+
+    The transfer goes to NAME.part, which the next try or run resumes. The file gets its name once it is verified.
+
+    Raises:
+        InputError: the download failed, or the file (also one that was there already) is not the published one.
+    """
+    target = Path(folder) / remote.name
+    part = target.with_name(f"{target.name}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with only_one(target):
+            if not target.exists():
+                _fetch_verified(remote, part)
+                part.replace(target)
+            elif problem := remote.mismatch(target):
+                raise InputError(f"{target}: not the published file ({problem}); remove it to download it again")
+    except (requests.RequestException, ValueError) as error:  # ValueError: the server redirects to no valid address
+        source = f"{remote.address} ({remote.checksum})" if remote.checksum else remote.address
+        remedy = f"get it from {source} and put it into {target.parent}"
+        raise InputError(f"{remote.name}: can't be downloaded ({_reason(error)}); {remedy}") from error
+    except OSError as error:
+        raise InputError(f"{target}: not written ({_reason(error)}); free space or choose another folder") from error
+    return target
+
+
+@contextmanager
+def only_one(target):
+    """Let one process at a time work on the path `target`; the others wait. The lock is TARGET.lock."""
+    lock = filelock.FileLock(f"{target}.lock")
+    try:
+        held = lock.acquire(blocking=False)
+    except filelock.Timeout:
+        print(f"{target}: waiting for another process that downloads it", file=sys.stderr)
+        held = lock.acquire()
+    with held:
+        yield
+    with suppress(OSError):  # whoever gets a lock from now on finds `target` complete; Windows keeps a lock in use
+        Path(lock.lock_file).unlink()
+
+
+def _fetch_verified(remote, part):
+    if not remote.checksum:
+        part.unlink(missing_ok=True)  # nothing would tell whether both halves belong to one file
+    resumed = part.exists()
+    _transfer(remote, part)
+    if problem := remote.mismatch(part):
+        part.unlink()
+        if not resumed:
+            raise requests.RequestException(f"the server sent another file: {problem}")
+        _fetch_verified(remote, part)  # what an earlier run left may be damaged, or part of another version
+    if not remote.checksum:
+        print(f"{remote.name}: no checksum is published; its sha256 is {file_hash(part)}", file=sys.stderr)
+
+
+def _transfer(remote, part):
+    """Append to `part` until the file is complete, over as many connections as it takes."""
+    _check_reachable(remote.address)
+    busy = Retry(TRIES, connect=0, read=0, other=0, status_forcelist=BUSY, backoff_factor=BACKOFF)
+    busy.respect_retry_after_header = False  # it may name hours
+    timeout = (CONNECT_SECONDS, SILENCE_SECONDS)
+    with requests.Session() as session:
+        session.adapters.clear()  # without an adapter for http, no redirect leads from https to it
+        for scheme in {"https", parse_url(remote.address).scheme}:
+            session.mount(f"{scheme}://", requests.adapters.HTTPAdapter(max_retries=busy))
+        for tries_left in reversed(range(TRIES)):
+            offset = part.stat().st_size if part.exists() and remote.checksum else 0
+            headers = {"Accept-Encoding": "identity", "Range": f"bytes={offset}-"}
+            try:
+                with session.get(remote.address, headers=headers, stream=True, timeout=timeout) as response:
+                    _append(response, remote, part, offset)
+                    break
+            except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):  # it broke
+                if not tries_left:
+                    raise
+                time.sleep(BACKOFF)
+
+
+def _check_reachable(address):
+    """Raise RequestException if the server (or the proxy to it) doesn't accept a connection within CONNECT_SECONDS.
+
+    requests can't limit the lookup of a host's name, and its limit applies to each address of the host separately.
+    """
+    proxy = requests.utils.select_proxy(address, requests.utils.get_environ_proxies(address))
+    server = parse_url(proxy or address)
+    place = server.host, server.port or {"https": 443}.get(server.scheme, 80)
+    reached = threading.Event()
+
+    def connect():
+        with suppress(OSError, UnicodeError), socket.create_connection(place, CONNECT_SECONDS):
+            reached.set()
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(CONNECT_SECONDS)
+    if not reached.is_set():
+        raise requests.RequestException(f"no connection to {server.host}")
+
+
+def _append(response, remote, part, offset):
+    """Write a response's body to `part`: what follows byte `offset`, or the file from its start."""
+    if response.status_code == requests.codes.requested_range_not_satisfiable and offset:
+        return  # `part` is complete, or its checksum is wrong
+    response.raise_for_status()
+    if response.headers.get("Content-Type", "").startswith("text/html"):
+        raise requests.RequestException("the server answers with a web page instead of the file")
+    start = offset if response.status_code == requests.codes.partial_content else 0
+    length = response.headers.get("Content-Length")
+    total = start + int(length) if length else remote.size
+    if remote.size not in (None, total):
+        raise requests.RequestException(f"the server offers {total:,} bytes, expected {remote.size:,}")
+    bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=remote.name, disable=None)
+    with part.open("ab" if start else "wb") as file, bar:
+        for block in response.iter_content(2**16):  # a broken connection loses at most so many bytes
+            file.write(block)
+            bar.update(len(block))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _reason(error):
+    """Return the innermost cause of an exception as a phrase; requests wraps it in paragraphs."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__)[:200]
+
+
+def unpack(archive, folder):
+    """Unpack a .zip or an uncompressed .tar file into `folder`; files that are there already are overwritten.
+
+    Raises:
+        InputError: the archive is damaged, leads outside `folder`, contains links, unpacks to far too many bytes, or
+            there is no space for them.
+    """
+    archive, folder = Path(archive), Path(folder)
+    try:
+        with zipfile.ZipFile(archive) if zipfile.is_zipfile(archive) else tarfile.open(archive, "r:") as file:
+            _write_members(_members(file), archive, folder)
+    except OSError as error:
+        raise InputError(f"{archive}: can't be unpacked into {folder} ({_reason(error)})") from error
+    except Exception as error:  # tarfile and zipfile raise many kinds of exceptions on damaged headers
+        raise InputError(f"{archive}: damaged or unsafe ({_reason(error)}); remove it to download it again") from error
+
+
+def _members(file):
+    """Yield (name, size, whether it is a folder, function that opens it) of each member of a ZipFile or TarFile."""
+    if isinstance(file, zipfile.ZipFile):
+        for member in file.infolist():
+            yield member.filename, member.file_size, member.is_dir(), partial(file.open, member)
+        return
+    for member in file:
+        if not (member.isreg() or member.isdir()):
+            raise ValueError(f"{member.name!r} is a link or a device")
+        yield member.name, member.size, member.isdir(), partial(file.extractfile, member)
+
+
+def _write_members(members, archive, folder):
+    """Write the members' contents, but not their owner, mode and time, which an archive could misuse."""
+    unpacked, allowed = 0, max(HARMLESS, MAX_RATIO * archive.stat().st_size)
+    for name, size, is_folder, open_member in tqdm(members, desc=archive.name, unit="file", disable=None):
+        path = PurePosixPath(name.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or ":" in name:
+            raise ValueError(f"it contains the path {name!r}")
+        unpacked += size
+        if unpacked > allowed:
+            raise ValueError(f"it would unpack to {unpacked:,} bytes")
+        target = folder / path
+        (target if is_folder else target.parent).mkdir(parents=True, exist_ok=True)
+        if not is_folder:
+            with open_member() as source, target.open("wb") as output:
+                shutil.copyfileobj(source, output)

@@ -1,0 +1,62 @@
+"""Command-line flags: argparse types that refuse invalid values, in one line."""
+
+import argparse
+import math
+import sys
+
+
+class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows the description as it is written, and defaults other than None and False."""
+
+    def _get_help_string(self, action):
+        if action.default in (None, False) or "default" in action.help:
+            return action.help
+        return super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are a single line, without the usage; exit code 2."""
+
+    def __init__(self, description):
+        super().__init__(description=description, formatter_class=Formatter)
+
+    def error(self, message):
+        print(f"error: {message} (see --help)", file=sys.stderr)
+        sys.exit(2)
+
+
+def number(kind, minimum=-math.inf, maximum=math.inf, *, above=-math.inf, below=math.inf):
+    """Return an argparse type for a finite number of `kind` (int or float) within the bounds.
+
+    Args:
+        minimum, maximum: smallest and largest allowed value.
+        above, below: exclusive bounds.
+    """
+    rules = [
+        f"at least {minimum}" if minimum > -math.inf else "",
+        f"greater than {above}" if above > -math.inf else "",
+        f"at most {maximum}" if maximum < math.inf else "",
+        f"below {below}" if below < math.inf else "",
+    ]
+    wanted = " and ".join(filter(None, rules)) or "finite"
+    noun = "a whole number" if kind is int else "a number"
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"found {text!r}, expected {noun}") from None
+        if not (math.isfinite(value) and minimum <= value <= maximum and above < value < below):
+            raise argparse.ArgumentTypeError(f"found {text}, expected {noun} {wanted}")
+        return value
+
+    return parse
+
+
+def boolean(text):
+    """Parse the lineage's `--cuda True` and `--cuda False`."""
+    if text.lower() in ("yes", "true", "t", "y", "1"):
+        return True
+    if text.lower() in ("no", "false", "f", "n", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"found {text!r}, expected True or False")
