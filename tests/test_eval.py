@@ -63,7 +63,7 @@ def network(checkpoint, folder, tmp_path):
 @pytest.fixture
 def finished(tmp_path):
     """Flags that score detections on two annotated images: cat right, dog a near miss and a duplicate."""
-    make_voc(tmp_path / "devkit" / "VOC2007", {"000001": [CAT], "000002": [CAT, DOG]}, split="test", pictures=False)
+    make_voc(tmp_path / "devkit" / "VOC2007", {"000001": [CAT], "000002": [CAT, DOG]}, split="test", images=False)
     results = tmp_path / "results"
     results.mkdir()
     (results / "det_test_cat.txt").write_text("000001 0.9 12 12 51 51\n000002 0.8 12 12 51 51\n")

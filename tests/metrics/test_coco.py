@@ -114,7 +114,7 @@ def test_a_coco_set_is_scored_like_its_json_by_hand(tmp_path):
         for number in (3, 1, 20)
     }
     objects[20][0] = (*objects[20][0][:2], 1)
-    root = make_coco(tmp_path, objects, {18: "dog", 1: "person", 3: "car"}, pictures=False)
+    root = make_coco(tmp_path, objects, {18: "dog", 1: "person", 3: "car"}, images=False)
     annotations = json.loads((root / "annotations" / "instances_val2017.json").read_text())
     results = []
     for row in annotations["annotations"] * 3:

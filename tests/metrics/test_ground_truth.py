@@ -78,7 +78,7 @@ def test_nothing_left_to_score_is_refused(folder):
 
 @pytest.mark.parametrize("name", ["a.JPG", "a.jpeg", "a.PNG"])
 def test_any_usual_suffix_will_do(tmp_path, name):
-    folder = make_voc(tmp_path / "mine", {"a": [CAT]}, pictures=False)
+    folder = make_voc(tmp_path / "mine", {"a": [CAT]}, images=False)
     write_image(folder / "JPEGImages" / name)
     assert open_evaluation_set(folder).paths[0].name == name
 
@@ -138,7 +138,7 @@ def test_coco_takes_ids_and_classes_from_the_json(tmp_path):
 def test_ilsvrc_translates_wordnet_ids(tmp_path):
     """The paper's split val2 by default, else val."""
     dog, unknown = ("n02084071", (11, 12, 40, 50), None), ("n99999999", (1, 1, 9, 9), None)
-    make_voc(tmp_path / "voc", {"one": [dog], "two": [dog, unknown]}, pictures=False)
+    make_voc(tmp_path / "voc", {"one": [dog], "two": [dog, unknown]}, images=False)
     (tmp_path / "Annotations" / "DET").mkdir(parents=True)
     (tmp_path / "voc" / "Annotations").rename(tmp_path / "Annotations" / "DET" / "val")
     lists = tmp_path / "ImageSets" / "DET"
