@@ -3,12 +3,12 @@
 import cv2
 import numpy as np
 import torch
+from inference.engines.quantisation import SAMPLE
 
 from benchmarks import plain
 from benchmarks.measure import Case
 from data import MEANS, SSDAugmentation, voc
 from data.transforms import resize, to_input
-from inference.engines.quantisation import SAMPLE
 from layers import Detect, MultiBoxLoss, PriorBox
 from weights.catalogue import EMBEDDED
 from weights.checkpoint import load_network

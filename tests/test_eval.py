@@ -82,8 +82,6 @@ def test_finished_detections_are_scored_and_reported(finished, tmp_path, capsys)
     assert content["best_mean_F1"] == {"mean_F1": pytest.approx(5 / 6), "threshold": 0.4}
     assert sorted(path.name for path in (tmp_path / "eval").iterdir()) == ["pr_curves.png", "results.json"]
     assert json.loads((tmp_path / "eval" / "results.json").read_text()) == content
-    assert content["configuration"]["rule"] == "both"
-    assert content["seconds"] >= 0
 
 
 def test_network_is_scored_and_reported(network, folder, tmp_path, capsys):
@@ -93,7 +91,6 @@ def test_network_is_scored_and_reported(network, folder, tmp_path, capsys):
     assert "images/s in batches of 8" in out
     assert out.endswith("eval: 3 detection files, pr_curves.png, mistakes.html, results.json\n")
     assert content["scored"]["classes"] == list(NAMES)
-    assert len(content["scored"]["sha256"]) == 64
     assert content["dataset"]["pictures"] == 5
     assert all(figures["detections"] > 0 for figures in content["voc"]["reference"]["classes"].values())
     assert content["voc"]["reference"]["left_out_without_ground_truth"] == ["<sofa>"]
@@ -200,8 +197,8 @@ def test_invalid_flags_are_refused_in_one_line(capsys):
 
 def test_flags_of_the_lineage_keep_their_names_and_defaults():
     args = eval_script.get_args_parser().parse_args([])
-    assert (args.confidence_threshold, args.top_k, args.cuda, args.cleanup) == (0.01, 200, True, False)
-    assert Path(args.save_folder) == Path("eval")
+    assert (args.confidence_threshold, args.top_k, args.save_folder) == (0.01, 200, "eval")
+    assert (args.cuda, args.cleanup) == (True, False)
     line = "--trained_model w.pth --save_folder e/ --confidence_threshold 0.5 --top_k 5 --cuda False --voc_root d"
     args = eval_script.get_args_parser().parse_args([*line.split(), "--cleanup", "True"])
     assert (args.trained_model, args.save_folder, args.voc_root) == ("w.pth", "e/", "d")
@@ -213,9 +210,7 @@ def test_users_mistakes_end_in_one_line_and_exit_code_2(finished, tmp_path):
     done = script("--batch_size", "many")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "light\n", 1)
     done = script("--help")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "--trained_model" in done.stdout
-    assert done.stdout.endswith("light\n")
+    assert (done.returncode, done.stderr, done.stdout.splitlines()[-1]) == (0, "", "light")
     write_annotation(tmp_path / "devkit" / "VOC2007", "000002", [("cat", ("x", 1, 2, 3), False)])
     done = script(*finished)
     assert (done.returncode, done.stdout) == (2, "heavy\n")

@@ -9,6 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from metrics.notes import note
+from metrics.tables import summary, table
+from metrics.voc_files import classes_with_files, detection_file, read_detection_files
 from synthetic import make_coco, make_voc
 from test_train import SMALL
 from tiny import make_checkpoint
@@ -22,11 +25,8 @@ from data.voc0712 import VOC_CLASSES, VOCDetection, read_annotation
 from inference.drawing import draw_detections
 from metrics.evaluation import Scored, evaluate
 from metrics.ground_truth import open_evaluation_set
-from metrics.notes import note
 from metrics.report import prepare_folder, write_detections, write_report
-from metrics.tables import summary, table
 from metrics.voc import DetectionArrays
-from metrics.voc_files import classes_with_files, detection_file, read_detection_files
 from utils.errors import InputError, exit_on_input_error, name_problem
 from utils.images import read_image
 from weights.checkpoint import load_network

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from inference.canvas import PlanarCanvas, RGBCanvas, colour_in_yuv, frame_sides
+from inference.planar import PlanarFrame, to_yuv
 
 from inference import Detections
-from inference.canvas import PlanarCanvas, RGBCanvas, colour_in_yuv, frame_sides
 from inference.drawing import class_colour, draw_detections, label_patch
-from inference.planar import PlanarFrame, to_yuv
 
 GREY = 126, 128, 128  # brightness 128 in RGB
 RED = 255, 56, 56

@@ -5,8 +5,8 @@ import tracemalloc
 import cv2
 import numpy as np
 import pytest
-
 from inference.pictures import list_pictures, targets_for
+
 from utils.errors import InputError
 from utils.images import is_image as is_picture
 from utils.images import read_bgr, read_image, write_image

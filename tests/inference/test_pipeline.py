@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from inference.planar import PlanarFrame
 from lively import lively_network
 from tiny import DOG_BOX, make_network
 
 from inference import Detector
 from inference.pipeline import SLACK, detect, enlarged, in_order, share_threads
-from inference.planar import PlanarFrame
 from utils.errors import InputError
 
 

@@ -3,10 +3,10 @@
 import cv2
 import numpy as np
 import pytest
+from inference.planar import SHARES, PlanarFrame, shrink, to_rgb, to_yuv
 from media import decode, ffmpeg
 
 from data.transforms import resize
-from inference.planar import SHARES, PlanarFrame, shrink, to_rgb, to_yuv
 
 
 def random_frame(size, matrix="bt601"):

@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from inference.records import JsonLines, Tally
 
 from inference import Detections
-from inference.records import JsonLines, Tally
 from utils.errors import InputError
 
 

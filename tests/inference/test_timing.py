@@ -4,7 +4,6 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-
 from inference.timing import TOLERANCE, Clock, choose_rate, places_of, steady
 
 

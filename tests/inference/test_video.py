@@ -4,6 +4,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from inference.decoding import AHEAD, frames_ahead
+from inference.planar import PlanarFrame
 from media import (
     X264,
     beep_times,
@@ -18,8 +20,6 @@ from media import (
     sound_length,
 )
 
-from inference.decoding import AHEAD, frames_ahead
-from inference.planar import PlanarFrame
 from inference.video import VideoReader, VideoWriter
 from utils.errors import InputError
 

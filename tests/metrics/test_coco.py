@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from synthetic import make_coco, make_voc
+from synthetic import make_coco
 
 from metrics.coco import FIGURES, annotations_from_arrays, evaluate_coco, results_from_arrays
 from metrics.detection_files import write_results
@@ -155,12 +155,3 @@ def test_annotations_without_what_only_segmentation_needs_are_scored(tmp_path):
         found = DetectionArrays([0, 1], [0, 0], [0.9, 0.8], images.objects.boxes)
         figures, _ = evaluate(images, Scored("itself", ("cat",), found, {})).coco
         assert (figures["AP"], figures["AR_100"]) == pytest.approx((1, 1))
-
-
-def test_voc_folder_gets_coco_figures_on_request(tmp_path):
-    images = open_evaluation_set(make_voc(tmp_path / "mine", {"a": [("cat", (11, 11, 50, 50), False)]}))
-    scored = Scored("net", ("cat",), DetectionArrays([0], [0], [0.9], [[11, 11, 51, 51]]), {})  # (10, 10) to (50, 50)
-    assert evaluate(images, scored).coco is None
-    figures, _ = evaluate(images, scored, coco_metrics=True).coco
-    assert figures["AP"] == pytest.approx(1.0)
-    assert math.isnan(figures["AP_small"])

@@ -31,19 +31,13 @@ def test_files_read_back_with_float32_precision(tmp_path):
         assert np.array_equal(getattr(again, name).astype("f4"), getattr(by_class, name).astype("f4"))
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "000001 0.5 1 2 3",
-        "000001 0.5 1 2 3 4 5",
-        "000001 0.5 1 2 3 four",
-        "000001 nan 1 2 3 4",
-        "000001 0.5 1 2 inf 4",
-        "000001 0.5 1 2 1e39 4",
-        f"000001 0.5 1 2 {'9' * 999} 4",
-        "\0",
-    ],
-)
+BAD_LINES = (
+    "000001 0.5 1 2 3", "000001 0.5 1 2 3 4 5", "000001 0.5 1 2 3 four", "000001 nan 1 2 3 4", "000001 0.5 1 2 inf 4",
+    "000001 0.5 1 2 1e39 4", f"000001 0.5 1 2 {'9' * 999} 4", "\0",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("line", BAD_LINES, ids=range(len(BAD_LINES)))
 def test_bad_line_is_named_with_its_number(tmp_path, line):
     folder = write(tmp_path, "cat", f"000001 0.9 1 2 3 4\n  \n{line}\n000001 bad\n")
     with pytest.raises(InputError, match=r"det_val_cat\.txt, line 3: not an image id and five finite num") as caught:
@@ -101,23 +95,19 @@ def test_results_json_is_read_into_corners(tmp_path):
     assert notes == ["left out 2 results of other images or categories: image 4 category 9, image 3 category 1"]
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("{", "can't be read|not a COCO"),
-        ('{"images": []}', "not a list of results"),
-        (json.dumps([GOOD, {"image_id": 3}]), "result 1: invalid"),
-        (json.dumps([GOOD, {**GOOD, "bbox": [1, 2, 3]}]), "result 1: invalid"),
-        (json.dumps([GOOD, {**GOOD, "score": float("nan")}]), "result 1: invalid"),
-        (json.dumps([GOOD, {**GOOD, "score": "x" * 9999}]), "result 1: invalid"),
-        (json.dumps([GOOD, {**GOOD, "bbox": [1, 2, 3] * 999}]), "result 1: invalid"),
-        (json.dumps([GOOD, {**GOOD, "bbox": [1, 2, 3, 1e39]}]), "result 1: invalid"),
-        (json.dumps([GOOD, {**GOOD, "image_id": [3]}]), "result 1: invalid"),
-        (json.dumps([GOOD, {**GOOD, "category_id": {"id": 9}}]), "result 1: invalid"),
-        (json.dumps([GOOD, 7]), "result 1: invalid"),
-        (json.dumps([{**GOOD, "image_id": 77}]), "none of 1 result is"),
-    ],
-)
+BAD_ENTRIES = (
+    7, {"image_id": 3}, {**GOOD, "bbox": [1, 2, 3]}, {**GOOD, "bbox": [1] * 999}, {**GOOD, "bbox": [1, 2, 3, 1e39]},
+    {**GOOD, "score": float("nan")}, {**GOOD, "score": "x" * 9999}, {**GOOD, "image_id": [3]}, {**GOOD, "score": {}},
+)  # fmt: skip
+BAD_FILES = [
+    ("{", "not a COCO|no COCO"),
+    ('{"images": []}', "not a list of results"),
+    (json.dumps([{**GOOD, "image_id": 77}]), "none of 1 result is"),
+    *((json.dumps([GOOD, entry]), "result 1: invalid") for entry in BAD_ENTRIES),
+]
+
+
+@pytest.mark.parametrize(("content", "words"), BAD_FILES, ids=range(len(BAD_FILES)))
 def test_bad_results_json_is_refused_with_the_entry(tmp_path, content, words):
     path = tmp_path / "results.json"
     path.write_text(content)

@@ -76,22 +76,6 @@ def test_nothing_left_to_score_is_refused(folder):
         open_evaluation_set(folder)
 
 
-@pytest.mark.parametrize("name", ["a.JPG", "a.jpeg", "a.PNG"])
-def test_any_usual_suffix_will_do(tmp_path, name):
-    folder = make_voc(tmp_path / "mine", {"a": [CAT]}, images=False)
-    write_image(folder / "JPEGImages" / name)
-    assert open_evaluation_set(folder).paths[0].name == name
-
-
-@pytest.mark.parametrize(
-    "text", ["<annotation><object>", "", "<annotation><object><name>cat</name></object></annotation>"]
-)
-def test_damaged_annotation_is_refused_by_name(folder, text):
-    (folder / "Annotations" / "b.xml").write_text(text)
-    with pytest.raises(InputError, match=r"b\.xml"):
-        open_evaluation_set(folder)
-
-
 def test_inverted_boxes_are_counted_and_named(folder):
     write_annotation(folder, "b", [("cat", (40, 1, 30, 20), False), CAT, ("dog", (1, 9, 9, 1), False)])
     images = open_evaluation_set(folder)
