@@ -42,14 +42,11 @@ def test_golden_keys_and_shapes(golden_shapes):
     assert shapes(without_data("test", 300, 21)) == shapes(without_data("train")) == golden_shapes
 
 
-def test_golden_forward(golden, golden_output):
+def test_golden_forward(golden, golden_net, golden_output):
     expected = [torch.from_numpy(golden[f"forward_{name}"]) for name in ("loc", "conf")]
     assert_close([output[:, golden["forward_rows"]] for output in golden_output[:2]], expected, 1e-4)
-
-
-def test_a_batch_equals_its_singles(golden_net, golden_output):
     with torch.no_grad():
-        single = golden_net.raw(golden_inputs.images()[1:])
+        single = golden_net.raw(golden_inputs.images()[1:])  # a batch equals its singles
     assert_close(single, [output[1:] for output in golden_output[:2]], 1e-5)
 
 

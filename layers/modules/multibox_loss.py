@@ -89,16 +89,17 @@ class MultiBoxLoss(nn.Module):
         positive = conf_t > 0  # [B, P]
         loss_l = F.smooth_l1_loss(loc, loc_t, reduction="none").sum(dim=-1)  # [B, P]
         loss_c = F.cross_entropy(conf.flatten(0, 1), conf_t.flatten(), reduction="none").view_as(conf_t)  # [B, P]
-        selected = positive | self._hard_negatives(loss_c.detach(), positive)
+        selected = positive | self._hardest(loss_c.detach().masked_fill(positive, -1), positive)
         # A product with the mask would turn infinity at a prior that does not count into NaN.
         return loss_l.masked_fill(~positive, 0).sum(), loss_c.masked_fill(~selected, 0).sum()
 
-    def _hard_negatives(self, loss_c, positive):
-        """The negatives of highest loss, `negpos_ratio` for each positive of their image: [B, P] -> bool [B, P]."""
-        count = self.negpos_ratio * positive.sum(dim=1, keepdim=True)
-        order = loss_c.masked_fill(positive, -1).argsort(dim=1, descending=True)
-        mined = torch.arange(positive.shape[1], device=positive.device) < count  # by rank
-        return torch.zeros_like(positive).scatter_(1, order, mined) & ~positive
+    def _hardest(self, loss_c, positive):
+        """The priors of highest loss, `negpos_ratio` for each positive of their image: [B, P] -> bool [B, P]."""
+        order = loss_c.argsort(dim=1, descending=True)
+        mined = torch.arange(order.shape[1], device=order.device) < self.negpos_ratio * positive.sum(
+            dim=1, keepdim=True
+        )
+        return torch.zeros_like(positive).scatter_(1, order, mined)
 
 
 def matched_priors(conf_t):

@@ -27,14 +27,6 @@ def random_boxes(n, generator, largest=0.5):
     return torch.cat([corner, corner + 0.01 + torch.rand(n, 2, generator=generator) * largest], dim=1)
 
 
-def assert_matched_as_by_hand(threshold, truths, priors):
-    """Compare with the greedy formula; return the number of priors of each object."""
-    matched = match_priors(threshold, truths, priors).tolist()
-    overlaps = jaccard(truths, point_form(priors)).numpy()  # tested on its own; float32, so that the ties are the same
-    assert matched == slow.match(overlaps, threshold)
-    return [matched.count(truth) for truth in range(len(truths))]
-
-
 def test_forms(generator):
     boxes = torch.rand(2, 20, 4, generator=generator)
     corners = torch.tensor([[slow.corners(box) for box in image] for image in boxes.tolist()])
@@ -73,25 +65,18 @@ class TestMatching:
         np.testing.assert_allclose(positives, golden["match_loc_positives"], atol=1e-5, rtol=1e-5)
         assert (loc_t[conf_t == 0] == 0).all()
 
-    @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
-    @pytest.mark.parametrize("objects", [1, 5, 30])
-    def test_equals_the_greedy_formula(self, generator, priors300, objects, threshold):
-        truths = random_boxes(objects, generator, largest=0.3)
-        assert min(assert_matched_as_by_hand(threshold, truths, priors300)) >= 1
-
-    @pytest.mark.parametrize("seed", range(8))
-    def test_many_objects_among_few_priors(self, seed):
-        """Objects lose their best prior to others again and again, over several rounds."""
+    @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.9])
+    @pytest.mark.parametrize("seed", range(4))
+    def test_equals_the_greedy_formula(self, priors300, seed, threshold):
+        """With equal objects, which tie for every prior; then with fewer priors than objects, over several rounds."""
         generator = torch.Generator().manual_seed(seed)
-        priors = center_size(random_boxes(12, generator))
-        owned = assert_matched_as_by_hand(0.9, random_boxes(20, generator), priors)
-        assert sum(count > 0 for count in owned) >= 8
-
-    @pytest.mark.parametrize("copies", [2, 7])
-    def test_objects_that_share_their_best_prior_all_get_one(self, priors300, copies):
-        """Equal boxes: every overlap is a tie."""
-        truths = torch.tensor([[0.4, 0.4, 0.45, 0.45]]).repeat(copies, 1)
-        assert min(assert_matched_as_by_hand(0.5, truths, priors300)) >= 1
+        truths = random_boxes(20, generator, largest=0.3)
+        truths[:4] = truths[10]
+        for priors in (priors300, center_size(random_boxes(12, generator))):
+            matched = match_priors(threshold, truths, priors).tolist()
+            overlaps = jaccard(truths, point_form(priors)).numpy()  # tested on its own; float32, with the same ties
+            assert matched == slow.match(overlaps, threshold)
+            assert len(set(matched) - {-1}) >= (20 if priors is priors300 else 8)
 
     def test_an_overlap_of_exactly_the_threshold_counts(self):
         priors = torch.tensor([[0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.25, 0.5], [0.5, 0.5, 0.25, 0.25]])

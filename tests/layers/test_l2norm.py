@@ -32,7 +32,7 @@ def test_all_zero_positions_have_zero_gradient(generator):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_does_not_overflow(dtype):
-    """256 channels of 300: the sum of squares is 2.3e7, far above float16's 65504."""
-    result = L2Norm(256, 20)(torch.full((1, 256, 1, 1), 300.0, dtype=dtype))
+    """256 channels of 6,000: their norm, 96,000, is above float16's 65,504."""
+    result = L2Norm(256, 20)(torch.full((1, 256, 1, 1), 6000.0, dtype=dtype))
     assert result.dtype == dtype
     torch.testing.assert_close(result.float(), torch.full((1, 256, 1, 1), 20 / 16), atol=0.01, rtol=0)

@@ -28,10 +28,16 @@ def written_out(config):
 
 
 @pytest.mark.parametrize(("config", "name"), [(voc, "priors_voc300"), (coco, "priors_coco300")])
-def test_priors_equal_the_golden_ones(golden, config, name):
-    priors = PriorBox(config).forward()
+def test_golden(golden, config, name):
+    """Of a config, and of a dict of lists as the lineage writes it; the attributes have the lineage's names."""
+    cfg = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}
+    prior_box = PriorBox(cfg | {"name": "VOC"})
+    priors = prior_box.forward()
     assert priors.dtype == torch.float32
     torch.testing.assert_close(priors, torch.from_numpy(golden[name]), atol=1e-6, rtol=0)
+    assert torch.equal(priors, PriorBox(config)())
+    kept = (prior_box.image_size, prior_box.num_priors, prior_box.variance, prior_box.clip, prior_box.version)
+    assert kept == (300, 6, [0.1, 0.2], True, "VOC")
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
@@ -41,15 +47,6 @@ def test_priors_equal_the_formula_of_the_paper(config):
     whole, clipped = PriorBox(replace(config, clip=False)), PriorBox(config)
     torch.testing.assert_close(whole.forward().double(), expected, atol=1e-6, rtol=0)
     torch.testing.assert_close(clipped.forward().double(), expected.clamp(0, 1), atol=1e-6, rtol=0)
-
-
-def test_a_dict_of_the_lineage():
-    """Lists, as the lineage writes them; the attributes have its names."""
-    cfg = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(voc).items()}
-    prior_box = PriorBox(cfg | {"name": "VOC"})
-    assert torch.equal(prior_box.forward(), PriorBox(voc)())
-    kept = (prior_box.image_size, prior_box.num_priors, prior_box.variance, prior_box.clip, prior_box.version)
-    assert kept == (300, 6, [0.1, 0.2], True, "VOC")
 
 
 def test_wrong_settings_are_refused():
