@@ -1,55 +1,29 @@
-"""What was tried on hostile files and on the machine, how it ended, and the tables of it at the end of a test run."""
+"""How hostile files and faults ended, and the tables of them at the end of a test run."""
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
 
-HOSTILE = {}  # kind of file -> Tally
-FAULTS = defaultdict(Counter)  # fault -> how it ended -> times
+from tabulate import tabulate
 
-
-@dataclass
-class Tally:
-    """How the inputs of one kind ended; seconds and megabytes: of the worst."""
-
-    results: int = 0
-    refused: int = 0
-    failed: int = 0
-    seconds: float = 0.0
-    megabytes: float = 0.0
-
-    def __add__(self, other):
-        return Tally(
-            self.results + other.results,
-            self.refused + other.refused,
-            self.failed + other.failed,
-            max(self.seconds, other.seconds),
-            max(self.megabytes, other.megabytes),
-        )
-
-
-def count_input(kind, tally):
-    HOSTILE[kind] = HOSTILE.get(kind, Tally()) + tally
+HOSTILE = defaultdict(list)  # kind of file -> (ending, seconds, megabytes) of each input
+FAULTS = defaultdict(Counter)  # fault -> ending -> number of times
 
 
 def hostile_table():
-    """Lines: kind of file, inputs, how they ended, the slowest and the largest."""
-    rows = [*sorted(HOSTILE.items()), ("all", sum(HOSTILE.values(), Tally()))]
-    heading = ("kind of file", "inputs", "results", "refused", "failed", "slowest", "memory")
-    lines = ["{:<34} {:>7} {:>8} {:>8} {:>7} {:>9} {:>9}".format(*heading)]
-    for kind, tally in rows:
-        inputs = tally.results + tally.refused + tally.failed
-        lines.append(
-            f"{kind:<34} {inputs:>7,} {tally.results:>8,} {tally.refused:>8,} {tally.failed:>7,} "
-            f"{tally.seconds:>7.2f} s {tally.megabytes:>6,.0f} MB"
-        )
-    return lines
+    """Return the lines of a table: how the inputs of each kind ended, the slowest and the largest."""
+    rows = []
+    for kind, inputs in [*sorted(HOSTILE.items()), ("all", sum(HOSTILE.values(), []))]:
+        endings, seconds, megabytes = zip(*inputs, strict=True)
+        counts = Counter(ending if ending in ("result", "refused") else "failed" for ending in endings)
+        counts = [f"{number:,}" for number in (len(inputs), counts["result"], counts["refused"], counts["failed"])]
+        rows.append([kind, *counts, f"{max(seconds):.2f} s", f"{max(megabytes):,.0f} MB"])
+    headings = ["kind of file", "inputs", "results", "refused", "failed", "slowest", "memory"]
+    return tabulate(rows, headings, "plain", disable_numparse=True, colalign=["left"] + ["right"] * 6).splitlines()
 
 
 def faults_table():
-    """Lines: fault, times tried, how each ended; and the sum."""
-    width = max(map(len, FAULTS)) + 2
-    lines = [f"{'fault':{width}}tried  how each ended"]
-    for fault, endings in sorted(FAULTS.items()):
+    """Return the lines of a table: fault, times tried, how it ended."""
+    rows = []
+    for fault, endings in [*sorted(FAULTS.items()), ("all", sum(FAULTS.values(), Counter()))]:
         ended = ", ".join(f"{ending} {count}" for ending, count in endings.most_common())
-        lines.append(f"{fault:{width}}{endings.total():5}  {ended}")
-    return [*lines, f"{sum(endings.total() for endings in FAULTS.values())} faults in all"]
+        rows.append([fault, endings.total(), "" if fault == "all" else ended])
+    return tabulate(rows, ["fault", "tried", "how it ended"], "plain").splitlines()

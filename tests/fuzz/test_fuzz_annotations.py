@@ -1,126 +1,43 @@
-"""VOC annotations, splits, COCO's JSON and detection files: scored and trained on, or refused by name."""
+"""VOC annotations, splits, COCO's JSON and detection files: trained on and scored, or refused by name."""
 
 import json
-import os
-from xml.etree import ElementTree
+from contextlib import suppress
+from functools import partial
+from xml.sax.saxutils import escape
 
 import numpy as np
 import pytest
-from metrics.tables import summary, table
-from mutation import HOSTILE, mutate_bytes, mutate_value, mutate_xml
+from mutation import mutate_bytes, mutate_value
 from synthetic import make_coco, make_voc
-from training.datasets import training_pictures
-from training.findings import examine
 from trials import attack
 
-from data.coco import COCODetection
-from data.voc0712 import VOCAnnotationTransform, VOCDetection, read_annotation
 from metrics.evaluation import Scored, evaluate, read_detections
 from metrics.ground_truth import open_evaluation_set
+from metrics.report import summary, table
+from metrics.voc import DetectionArrays
+from training.check import check_images
+from training.distributed import Ranks
+from training.samples import open_images
+from utils.errors import InputError
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="inputs are tried in a forked process")
-
-NUMBERS = [b"1e999", b"-1", b"NaN", b"inf", b"1e38", b"1e39", b"99999999999999999999", b"0x10", b"1_0", b"\xc2\xb2",
-           b"", b"-0", b".", b"1" * 400, b"1" * 5000]  # fmt: skip
-XML_TOKENS = [*NUMBERS, b"<object>", b"</object>", b"<name>", b"<bndbox>", b"&amp;", b"&#0;", b"&#xD800;", b"&x;",
-              b"<!--", b"<![CDATA[", b"<!DOCTYPE a>", b'<?xml version="1.0" encoding="utf-16"?>', b"\xff\xfe",
-              b"\0"]  # fmt: skip
-JSON_TOKENS = [
-    *NUMBERS,
-    b"null",
-    b"true",
-    b"[",
-    b"]",
-    b"{",
-    b"}",
-    b'"',
-    b"\\u0000",
-    b"\\ud800",
-    b",",
-    b'"id":',
-    b"\xff",
+NUMBERS = b"1e999|-1|NaN|inf|1e38|1e39|99999999999999999999|0x10|1_0|\xc2\xb2||-0|.".split(b"|")
+NUMBERS += [b"1" * 400, b"1" * 5000]
+XML = b'<object> </object> <name> <bndbox> &amp; &#0; &#xD800; &x; <!-- <![CDATA[ <!DOCTYPE <?xml encoding="utf-16"?>'
+JSON = b'null true [ ] { } " \\u0000 \\ud800 , "id": \xff'
+BOX = {"xmin": 10, "ymin": 10, "xmax": 50, "ymax": 60}
+CAT, DOG = {"name": "cat", "difficult": 0, "bndbox": BOX}, {"name": "dog", "difficult": 1, "bndbox": BOX}
+ANNOTATION = {"annotation": {"size": {"width": 100, "height": 80}, "object": [CAT, DOG]}}
+RESULTS = [
+    {"image_id": 1, "category_id": 3, "bbox": [11.5, 9.5, 40, 41], "score": 0.9},
+    {"image_id": 2, "category_id": 7, "bbox": [0, 0, 50, 50], "score": 0.25},
 ]
-TEXTS = [str(value) for value in HOSTILE if isinstance(value, str | int | float) and str(value).isprintable()]
-OBJECTS = {
-    "000001": [("cat", (10, 10, 50, 50), 0), ("dog", (20, 5, 90, 70), 1)],
-    "000002": [("person on a horse", (1, 1, 100, 80), None)],
-}
+ROWS = [b"000001 0.9 10 10 50 50\n000001 0.8 11.5 9 50 50\n000002 0.125 1e1 1 100 80\n", b"000001 1 1 1 2 2\n"]
 
 
 @pytest.fixture
 def voc(tmp_path):
-    return make_voc(tmp_path / "voc", OBJECTS)
-
-
-def use(pictures, scored=None):
-    """Score detections (the objects themselves unless given) and print the tables."""
-    if scored is None:
-        arrays, _ = pictures.ground_truth(pictures.class_names)
-        from metrics.voc import DetectionArrays
-
-        scores = np.linspace(1, 0.1, len(arrays.pictures))
-        scored = Scored(
-            "itself", pictures.class_names, DetectionArrays(arrays.pictures, arrays.labels, scores, arrays.boxes), {}
-        )
-    evaluation = evaluate(pictures, scored, coco_metrics=True)
-    "\n".join([*table(evaluation), *summary(evaluation), *evaluation.notes]).encode()
-
-
-def read_voc(folder):
-    """All that happens to an annotation: eval.py's reading and scoring, train.py's check, the sample's target."""
-
-    def read(path):
-        annotation = read_annotation(path)
-        names = {
-            name: index for index, name in enumerate(sorted({*annotation.names, "cat", "dog", "person on a horse"}))
-        }
-        np.array(VOCAnnotationTransform(names)(annotation, 100, 80), np.float32)
-        pictures = open_evaluation_set(str(folder), split="val", pictures=False)
-        use(pictures)
-
-    return read
-
-
-def test_annotations(voc, tmp_path, count):
-    path = voc / "Annotations" / "000001.xml"
-    seeds = [path.read_bytes(), (voc / "Annotations" / "000002.xml").read_bytes()]
-
-    def make(rng, _):
-        path.write_bytes(mutate_bytes(rng, seeds, XML_TOKENS))
-        return path
-
-    attack("VOC annotation, bytes", make, read_voc(voc), count(800), tmp_path)
-
-
-def test_annotations_with_other_elements(voc, tmp_path, count):
-    path = voc / "Annotations" / "000001.xml"
-    seed = path.read_bytes()
-
-    def make(rng, _):
-        root = ElementTree.fromstring(seed)
-        mutate_xml(rng, root, TEXTS)
-        path.write_bytes(ElementTree.tostring(root, "utf-8"))
-        return path
-
-    attack("VOC annotation, elements", make, read_voc(voc), count(600), tmp_path)
-
-
-def test_splits(voc, tmp_path, count):
-    path = voc / "ImageSets" / "Main" / "val.txt"
-    seeds = [path.read_bytes(), b"000001  1\n000002 -1\n", "\ufeff000001\r\n".encode()]
-    tokens = [b"../../x", b"/etc/passwd", b"\0", b"\n", b"\xff", b" ", b"a" * 5000, "größe".encode(), b"000001", b"."]
-
-    def make(rng, _):
-        path.write_bytes(mutate_bytes(rng, seeds, tokens))
-        return path
-
-    def read(_):
-        pictures = VOCDetection(voc, [("", "val")])
-        findings = examine(pictures, ("cat", "dog", "person on a horse"), 1, lambda line: None)
-        "\n".join(findings.failed).encode("utf-8", "surrogateescape")
-        open_evaluation_set(str(voc), split="val")
-
-    attack("split (ImageSets)", make, read, count(400), tmp_path)
+    objects = {"000001": [("cat", (10, 10, 50, 50), 0)], "000002": [("person on a horse", (1, 1, 100, 80), None)]}
+    return make_voc(tmp_path / "voc", objects)
 
 
 @pytest.fixture
@@ -129,81 +46,95 @@ def coco(tmp_path):
     return make_coco(tmp_path / "coco", objects, {3: "cat", 7: "dog"})
 
 
-def read_coco(root):
-    """eval.py's reading and scoring, and train.py's."""
-
-    def read(path):
-        pictures, names, _ = training_pictures("COCO", str(root), ["val2017"], None, False, 300)
-        for index in range(len(pictures)):
-            np.array(pictures.pull_target(index, 100, 80), np.float32)
-        findings = examine(pictures, names, 1, lambda line: None)
-        "\n".join([*findings.failed, *names]).encode()
-        COCODetection(root, "val2017", keep_empty=True)
-        use(open_evaluation_set("COCO", root))
-
-    return read
+def xml(value, tag="annotation"):
+    """Write a tree of dicts and lists as XML."""
+    if isinstance(value, list):
+        return "".join(xml(item, tag) for item in value)
+    inner = "".join(xml(item, key) for key, item in value.items()) if isinstance(value, dict) else escape(str(value))
+    return f"<{tag}>{inner}</{tag}>"
 
 
-def test_coco_annotations(coco, tmp_path, count):
+def score(images, scored):
+    evaluation = evaluate(images, scored, coco_metrics=True)
+    "\n".join([table(evaluation), *summary(evaluation), *evaluation.notes]).encode()
+
+
+def use(dataset, root=None):
+    """Do what train.py and eval.py do with a data set, whose own objects are the detections."""
+    with suppress(InputError):  # eval.py's, below, names the file
+        check_images(*open_images(dataset, root, ["val2017" if root else "val"]), Ranks(), 1)
+    images = open_evaluation_set(dataset, root)
+    objects, _ = images.ground_truth(images.class_names)
+    scores = np.linspace(1, 0.1, len(objects))
+    score(
+        images,
+        Scored(
+            "itself", images.class_names, DetectionArrays(objects.images, objects.labels, scores, objects.boxes), {}
+        ),
+    )
+
+
+def test_annotations(voc, count):
+    path, other = voc / "Annotations" / "000001.xml", voc / "Annotations" / "000002.xml"
+    seeds, tokens = [path.read_bytes(), other.read_bytes()], [*NUMBERS, *XML.split(), b"\xff\xfe", b"\0"]
+    make = partial(mutate_bytes, seeds=seeds, tokens=tokens)
+    attack("VOC annotation, bytes", path, make, lambda _: use(voc), count(800))
+
+
+def test_annotations_of_other_values(voc, count):
+    def make(rng):
+        return xml(mutate_value(rng, ANNOTATION["annotation"])).encode(errors="surrogatepass")
+
+    attack("VOC annotation, values", voc / "Annotations" / "000001.xml", make, lambda _: use(voc), count(600))
+
+
+def test_splits(voc, count):
+    seeds = [b"000001\n000002\n", b"000001  1\n000002 -1\n", "\ufeff000001\r\n".encode()]
+    tokens = [b"../../x", b"/etc/passwd", b"\0", b"\n", b"\xff", b" ", b"a" * 5000, "größe".encode(), b"000001", b"."]
+    make = partial(mutate_bytes, seeds=seeds, tokens=tokens)
+    path = voc / "ImageSets" / "Main" / "val.txt"
+    attack("split (ImageSets)", path, make, lambda _: use(voc), count(400), named="val")
+
+
+def test_coco_annotations(coco, count):
     path = coco / "annotations" / "instances_val2017.json"
-    seeds = [path.read_bytes()]
-
-    def make(rng, _):
-        path.write_bytes(mutate_bytes(rng, seeds, JSON_TOKENS))
-        return path
-
-    attack("COCO annotations, bytes", make, read_coco(coco), count(500), tmp_path)
+    make = partial(mutate_bytes, seeds=[path.read_bytes()], tokens=[*NUMBERS, *JSON.split()])
+    attack("COCO annotations, bytes", path, make, lambda _: use("COCO", coco), count(500), named="val2017")
 
 
-def test_coco_annotations_with_other_values(coco, tmp_path, count):
+def test_coco_annotations_of_other_values(coco, count):
     path = coco / "annotations" / "instances_val2017.json"
-    seed = json.loads(path.read_text())
+    content = json.loads(path.read_text())
 
-    def make(rng, _):
-        path.write_text(json.dumps(mutate_value(rng, seed)))
-        return path
+    def make(rng):
+        return json.dumps(mutate_value(rng, content)).encode()
 
-    attack("COCO annotations, values", make, read_coco(coco), count(900), tmp_path)
+    attack("COCO annotations, values", path, make, lambda _: use("COCO", coco), count(900), named="val2017")
 
 
 def test_coco_results(coco, tmp_path, count):
-    results = [
-        {"image_id": 1, "category_id": 3, "bbox": [11.5, 9.5, 40, 41], "score": 0.9},
-        {"image_id": 2, "category_id": 7, "bbox": [0, 0, 50, 50], "score": 0.25},
-    ]
-    seeds = [json.dumps(results).encode()]
-    pictures = open_evaluation_set("COCO", coco)
+    images = open_evaluation_set("COCO", coco)
 
-    def make(rng, folder):
-        path = folder / "results.json"
+    def make(rng):
         if rng.random() < 0.5:
-            path.write_bytes(mutate_bytes(rng, seeds, JSON_TOKENS))
-        else:
-            path.write_text(json.dumps(mutate_value(rng, results)))
-        return path
+            return mutate_bytes(rng, [json.dumps(RESULTS).encode()], [*NUMBERS, *JSON.split()])
+        return json.dumps(mutate_value(rng, RESULTS)).encode()
 
-    attack(
-        "COCO results", make, lambda path: use(pictures, read_detections(path, "COCO", pictures)), count(900), tmp_path
-    )
+    def read(path):
+        score(images, read_detections(path, images))
+
+    attack("COCO results", tmp_path / "results.json", make, read, count(900))
 
 
 def test_detection_files(voc, tmp_path, count):
     folder = tmp_path / "results"
     folder.mkdir()
     (folder / "det_val_dog.txt").write_text("000002 0.5 1 1 50 50\n")
-    seeds = [b"000001 0.9 10 10 50 50\n000001 0.8 11.5 9 50 50\n000002 0.125 1e1 1 100 80\n", b"000001 1 1 1 2 2\n"]
     tokens = [*NUMBERS, b" ", b"\n", b"\t", b"\r", b"\x0c", b"\xff", b"000002", "\u2028".encode(), b"\0"]
-    pictures = open_evaluation_set(str(voc), split="val", pictures=False)
+    images = open_evaluation_set(str(voc), split="val", images=False)
 
-    def make(rng, _):
-        path = folder / "det_val_cat.txt"
-        path.write_bytes(mutate_bytes(rng, seeds, tokens))
-        return path
+    def read(_):
+        score(images, read_detections(folder, images))
 
-    attack(
-        "detection file",
-        make,
-        lambda path: use(pictures, read_detections(folder, str(voc), pictures)),
-        count(900),
-        tmp_path,
-    )
+    make = partial(mutate_bytes, seeds=ROWS, tokens=tokens)
+    attack("detection file", folder / "det_val_cat.txt", make, read, count(900), named="results")

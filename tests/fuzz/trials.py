@@ -1,11 +1,9 @@
-"""Try many hostile inputs on a reader, in a process of its own, and keep count of how each ended."""
+"""Try hostile inputs on a reader in a forked process, and record how each ended."""
 
-import faulthandler
-import json
+import multiprocessing
 import os
 import random
-import select
-import shutil
+import resource
 import signal
 import sys
 import traceback
@@ -13,179 +11,101 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 
-from ledger import HOSTILE, Tally, count_input
+from ledger import HOSTILE
 
 from utils.errors import InputError
 
-if os.name == "posix":  # elsewhere nothing forks, and the tests of this folder are skipped
-    import resource
-
-SECONDS = 5  # of the processor's time that one input may take, whatever else the machine does meanwhile
-MEGABYTES = 2048  # that the process may reach, all libraries included
+SECONDS = 5  # CPU time that one input may take, of this process and the programs it starts
+MEGABYTES = 2048  # memory that the process may reach, with all libraries
+SILENCE = 120  # seconds until a process that sends nothing is killed: it sleeps, or hangs in native code
 
 
 class Hang(BaseException):
-    """An input took longer than SECONDS; no `except Exception` on the way swallows it."""
+    """An input takes more than SECONDS. Not an Exception, which readers may catch."""
 
 
-def attack(kind, make, read, count, folder):
-    """Read `count` inputs; fails where one ends in neither a result nor an InputError that names it.
+def attack(kind, path, make, read, count=1, named=None):
+    """Read `count` inputs; fail unless each ends in a result or in an InputError that names it.
 
     Args:
-        kind: name of the kind of file, for the table; it seeds the generators.
-        make: (random.Random, folder) -> path of the input it wrote.
-        read: path -> whatever; what is under trial.
+        kind: kind of file, for the table; it seeds the generators.
+        path: of the input.
+        make: function from a random.Random to bytes, which are written to `path`; None reads what is there.
+        read: function of `path`, under test.
         count: number of inputs.
-        folder: to work in.
+        named: what a refusal must contain; the file's name if not given.
     """
-    failures = []
-    for line in in_a_fork(lambda say: _try_all(kind, make, read, count, folder, say), folder):
-        outcome = line.get("outcome")
-        if outcome is None:
-            failures.append(f"the process ended: {line['died']}")
-            count_input(kind, Tally(failed=1))
-            continue
-        result, refused = outcome == "result", outcome == "refused"
-        failed = not (result or refused)
-        if failed:
-            failures.append(f"input {line['number']} ({line['path']}): {outcome}")
-        count_input(kind, Tally(result, refused, failed, line["seconds"], line["megabytes"]))
-    shown = "\n\n".join(failures[:6])
-    assert not failures, f"{len(failures)} of {count} inputs of kind {kind!r} ended badly; the first:\n{shown}"
+    fork = multiprocessing.get_context("fork")
+    receiver, sender = fork.Pipe(duplex=False)
+    arguments = kind, Path(path), make, read, count, named or Path(path).name, sender.send
+    process = fork.Process(target=_try_all, args=arguments, daemon=True)
+    process.start()
+    sender.close()
+    inputs = []
+    with suppress(EOFError):
+        while receiver.poll(SILENCE):
+            inputs.append(receiver.recv())
+    if len(inputs) < count:
+        process.join(1)
+        ending = "silent" if process.exitcode is None else f"the process died with exit code {process.exitcode}"
+        process.kill()
+        inputs.append((ending, 0.0, 0.0))
+    process.join()
+    HOSTILE[kind] += inputs
+    failed = [f"input {n}: {ending}" for n, (ending, *_) in enumerate(inputs) if ending not in ("result", "refused")]
+    assert not failed, "\n\n".join(
+        [f"{len(failed)} of {count} inputs of kind {kind!r} failed; the first:", *failed[:6]]
+    )
 
 
-def expect_refusal(kind, path, read, folder):
-    """Read the one file at `path`; fails unless it ends in an InputError that names it."""
-    before = HOSTILE.get(kind, Tally()).refused
-    attack(kind, lambda rng, _: path, read, 1, folder)
-    assert HOSTILE[kind].refused == before + 1, f"{path.name} was taken"
+def expect_refusal(path, read):
+    """Read one file; fail unless that ends in an InputError that names it."""
+    attack("bomb", path, None, read)
+    assert HOSTILE["bomb"][-1][0] == "refused", f"{path} was accepted"
 
 
-def _try_all(kind, make, read, count, folder, say):
+def _try_all(kind, path, make, read, count, named, send):
+    """Try all inputs, in the forked process."""
+    silence = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):  # decoders print warnings
+        os.dup2(silence, stream)
+    warnings.simplefilter("ignore")
+    with suppress(OSError):  # no Linux. This limit only protects the machine: MEGABYTES is measured.
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 8 * 2**30, resource.RLIM_INFINITY))
     for number in range(count):
-        rng = random.Random(f"{kind} {number}")
-        path = Path(make(rng, folder))
-        outcome, seconds, megabytes = one_trial(read, path)
-        if outcome not in ("result", "refused"):
-            kept = folder / f"found-{number}{path.suffix}"
-            if path.is_file():
-                shutil.copy(path, kept)
-            path = kept
-        say(
-            {
-                "number": number,
-                "outcome": outcome,
-                "seconds": seconds,
-                "megabytes": megabytes,
-                "path": str(path).encode("ascii", "backslashreplace").decode(),
-            }
-        )
+        if make:
+            path.write_bytes(make(random.Random(f"{kind} {number}")))
+        ending, seconds, megabytes = _try(path, read, named)
+        if make and ending not in ("result", "refused"):
+            path.rename(path.with_name(f"failed-{number}{path.suffix}"))
+        send((ending, seconds, megabytes))
 
 
-def one_trial(read, path):
-    """(outcome, seconds, megabytes) of reading one file; the outcome is "result", "refused" or what went wrong."""
+def _try(path, read, named):
+    """Return ("result", "refused" or what went wrong; seconds; megabytes)."""
 
-    def ring(*_):
+    def hang(*_):
         raise Hang
 
-    signal.signal(signal.SIGPROF, ring)
-    _forget_peak()
+    with suppress(OSError):  # no Linux: the peak is that of all inputs so far
+        Path("/proc/self/clear_refs").write_text("5")
+    signal.signal(signal.SIGPROF, hang)
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
-    started = _used()
+    started = sum(os.times()[:4])
     try:
         read(path)
-        outcome = "result"
+        ending = "result"
     except InputError as error:
-        outcome = _judge(str(error), path)
-    except Hang:
-        outcome = f"took more than {SECONDS} s:\n{traceback.format_exc(limit=-4)}"
+        is_clear = named in str(error) and len(str(error)) < 1500 + len(str(path))
+        ending = "refused" if is_clear else f"refused without its name, or at length: {str(error)[:300]}"
     except BaseException:
-        outcome = traceback.format_exc(limit=-4)
+        ending = traceback.format_exc(limit=-4)
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
-    seconds, megabytes = _used() - started, _peak()
-    if megabytes > MEGABYTES:
-        outcome = f"took {megabytes:,.0f} MB"
-    return outcome, seconds, megabytes
-
-
-def _judge(message, path):
-    if path.name not in message:
-        return f"refused without its name: {message[:300]}"
-    if len(message) > 1500 + len(str(path)):
-        return f"refused with {len(message)} characters: {message[:300]}"
-    return "refused"
-
-
-def in_a_fork(work, folder):
-    """Run work(say) in a forked process; yields what it says. A process that dies or falls silent is one line more."""
-    readable, writable = os.pipe()
-    child = os.fork()
-    if not child:
-        _child(work, readable, writable, folder)
-    os.close(writable)
-    with os.fdopen(readable, "rb", buffering=0) as pipe:
-        rest, silent = b"", False
-        while not silent:
-            silent = not select.select([pipe], [], [], 24 * SECONDS)[0]  # asleep, or in native code
-            data = b"" if silent else os.read(pipe.fileno(), 1 << 16)
-            if not data:
-                break
-            *lines, rest = (rest + data).split(b"\n")
-            yield from map(json.loads, lines)
-    if silent:
-        os.kill(child, signal.SIGKILL)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status:
-        crash = folder / "crash.txt"
-        stack = crash.read_text() if crash.exists() else ""
-        yield {"died": f"{'silent for two minutes; ' if silent else ''}exit status {status}\n{stack}"}
-
-
-def _child(work, readable, writable, folder):
-    """The forked process: says what it has to say and ends without any of pytest's own endings."""
-    status = 1
-    try:
-        os.close(readable)
-        silence = os.open(os.devnull, os.O_RDWR)
-        for stream in (1, 2):  # decoders complain on stderr
-            os.dup2(silence, stream)
-        with (folder / "crash.txt").open("w") as crash:
-            faulthandler.enable(crash)
-            # Far above what is allowed, which is measured: only to spare the machine.
-            resource.setrlimit(resource.RLIMIT_AS, (_pages(0) + 8 * 2**30, resource.RLIM_INFINITY))
-            warnings.simplefilter("ignore")
-            work(lambda line: os.write(writable, json.dumps(line).encode() + b"\n"))
-            status = 0
-    except BaseException:
-        (folder / "crash.txt").write_text(traceback.format_exc())
-    finally:
-        os._exit(status)
-
-
-def _used():
-    """Seconds of the processor that this process and the programs it ran have had."""
-    return sum(os.times()[:4])
-
-
-def _pages(column):
-    """Bytes of address space (0) or of memory (1) of this process, where the system tells."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[column]) * resource.getpagesize()
-    except OSError:
-        return 2**40
-
-
-def _forget_peak():
-    with suppress(OSError):  # no Linux: the peak of all inputs before counts too
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak():
-    """Most memory in MB since _forget_peak, or of all the time where the system can't forget; of programs run, too."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with suppress(OSError):
-        status = Path("/proc/self/status").read_text()
-        own = int(status.partition("VmHWM:")[2].split()[0])
-    return max(own, children) / (2**20 if sys.platform == "darwin" else 2**10)
+    seconds = sum(os.times()[:4]) - started
+    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    megabytes = max(peaks) / (2**20 if sys.platform == "darwin" else 2**10)
+    if ending in ("result", "refused") and (seconds > SECONDS or megabytes > MEGABYTES):
+        ending = f"took {seconds:.1f} s and {megabytes:,.0f} MB"
+    return ending, seconds, megabytes
