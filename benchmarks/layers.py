@@ -10,7 +10,8 @@ from data import MEANS, SSDAugmentation, voc
 from data.transforms import resize, to_input
 from inference.engines.quantisation import SAMPLE
 from layers import Detect, MultiBoxLoss, PriorBox
-from weights import EMBEDDED, load_network
+from weights.catalogue import EMBEDDED
+from weights.checkpoint import load_network
 
 SURE = 0.3  # what Object_Detection.py is told to show in README
 

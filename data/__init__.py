@@ -9,25 +9,9 @@ import numpy as np
 import torch
 
 from utils.augmentations import SSDAugmentation
-from utils.errors import InputError
 
 from .coco import COCO_CLASSES, COCO_ROOT, COCOAnnotationTransform, COCODetection, get_label_map
-from .config import (
-    COLORS,
-    CONFIGS,
-    HOME,
-    MEANS,
-    RGB_MEANS,
-    SSDConfig,
-    coco,
-    coco512,
-    get_config,
-    ilsvrc,
-    ilsvrc512,
-    v2,
-    voc,
-    voc512,
-)
+from .config import COLORS, HOME, MEANS, RGB_MEANS, coco, coco512, ilsvrc, ilsvrc512, v2, voc, voc512
 from .ilsvrc import ILSVRC_CLASSES, ILSVRC_ROOT, ILSVRCDetection
 from .transforms import BaseTransform, base_transform, detection_collate
 from .voc0712 import VOC_CLASSES, VOC_ROOT, VOCAnnotationTransform, VOCDetection
@@ -38,9 +22,9 @@ VOCroot, COCOroot = VOC_ROOT, COCO_ROOT
 
 # cv2, np, os and torch are part of it: scripts of the lineage get them from `from data import *`.
 __all__ = [
-    "COCO_CLASSES", "COCO_ROOT", "COLORS", "CONFIGS", "HOME", "ILSVRC_CLASSES", "ILSVRC_ROOT", "MEANS", "RGB_MEANS",
-    "VOC_CLASSES", "VOC_ROOT", "AnnotationTransform", "BaseTransform", "COCOAnnotationTransform", "COCODetection",
-    "COCOroot", "ILSVRCDetection", "InputError", "SSDAugmentation", "SSDConfig", "VOCAnnotationTransform",
-    "VOCDetection", "VOCroot", "base_transform", "coco", "coco512", "cv2", "detection_collate", "get_config",
-    "get_label_map", "ilsvrc", "ilsvrc512", "np", "os", "torch", "v2", "voc", "voc512",
+    "COCO_CLASSES", "COCO_ROOT", "COLORS", "HOME", "ILSVRC_CLASSES", "ILSVRC_ROOT", "MEANS", "RGB_MEANS", "VOC_CLASSES",
+    "VOC_ROOT", "AnnotationTransform", "BaseTransform", "COCOAnnotationTransform", "COCODetection", "COCOroot",
+    "ILSVRCDetection", "SSDAugmentation", "VOCAnnotationTransform", "VOCDetection", "VOCroot", "base_transform", "coco",
+    "coco512", "cv2", "detection_collate", "get_label_map", "ilsvrc", "ilsvrc512", "np", "os", "torch", "v2", "voc",
+    "voc512",
 ]  # fmt: skip

@@ -70,7 +70,7 @@ def read_coco_annotations(path):
                 raise ValueError(f"annotation {index} has the unlisted image {entry['image_id']!r:.60}")
             if entry["category_id"] not in names:
                 raise ValueError(f"annotation {index} has the unlisted category {entry['category_id']!r:.60}")
-            if not _are_numbers(entry["bbox"], 4):
+            if not _is_box(entry["bbox"]):
                 raise ValueError(f"annotation {index} has bbox {entry['bbox']!r:.100}, expected four finite numbers")
             objects[entry["image_id"]].append(entry)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -84,12 +84,8 @@ def read_coco_annotations(path):
 def _remedy(path):
     splits = sorted(other.stem.removeprefix("instances_") for other in path.parent.glob("instances_*.json"))
     if splits:
-        same = ' (which contains the images of "trainval35k")' if "train2017" in splits else ""
-        return f"the splits in this folder: {', '.join(splits[:10])}{same}"
-    return (
-        "name the folder that contains annotations/ and images/ (--dataset_root), "
-        "or download COCO with data/scripts/COCO2017.sh (20 GB)"
-    )
+        return f"choose another split, found: {', '.join(splits[:10])} (train2017 has the images of trainval35k)"
+    return "name COCO's folder with --dataset_root, or download it with data/scripts/COCO2017.sh (20 GB)"
 
 
 def read_json(path, kind):
@@ -121,17 +117,12 @@ def _check_ids_and_names(images, names):
     for image_id, image in images.items():
         if problem := name_problem(image["file_name"], max_length=1000):
             raise ValueError(f"the file_name of image {image_id} is invalid, {problem}")
-        if not _are_numbers([image.get("width", 0), image.get("height", 0)], 2):
-            raise ValueError(f"the width and height of image {image_id} are not numbers")
 
 
-def _are_numbers(values, count):
-    """Return whether JSON gave a list of `count` numbers that can be coordinates in an image."""
-    return (
-        isinstance(values, list)
-        and len(values) == count
-        and all(type(value) in (int, float) and abs(value) <= MAX_COORDINATE for value in values)
-    )
+def _is_box(values):
+    if not isinstance(values, list) or len(values) != 4:
+        return False
+    return all(type(value) in (int, float) and abs(value) <= MAX_COORDINATE for value in values)
 
 
 def get_label_map(label_file):
@@ -173,13 +164,12 @@ class COCOAnnotationTransform:
         label_of = _COCO_INDEX if self.category_index is None else self.category_index
         rows = []
         for entry in target:
-            x, y, box_width, box_height = entry["bbox"]
-            if entry.get("iscrowd") or box_width <= 0 or box_height <= 0:
-                continue
+            x, y, w, h = entry["bbox"]
             if entry["category_id"] not in label_of:
                 raise InputError(f"category {entry['category_id']} is not in the label map; add it")
-            corners = (x / width, y / height, (x + box_width) / width, (y + box_height) / height)
-            rows.append([*corners, label_of[entry["category_id"]]])
+            if w > 0 and h > 0 and not entry.get("iscrowd"):
+                corners = (x / width, y / height, (x + w) / width, (y + h) / height)
+                rows.append([*corners, label_of[entry["category_id"]]])
         return rows
 
 
@@ -216,10 +206,8 @@ class COCODetection(VOCDetection):
         *,
         keep_empty=False,
     ):
-        self.root = root
-        self.image_set = image_set
+        self.root, self.image_set, self.name = root, image_set, dataset_name
         self.transform = transform
-        self.name = dataset_name
         path = Path(root) / "annotations" / f"instances_{image_set}.json"
         self.annotations = read_coco_annotations(path)
         follows_json = type(target_transform) is COCOAnnotationTransform and target_transform.category_index is None

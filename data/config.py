@@ -70,32 +70,27 @@ _SHAPE_512 = {
     "steps": (8, 16, 32, 64, 128, 256, 512),
     "aspect_ratios": ((2,), (2, 3), (2, 3), (2, 3), (2, 3), (2,), (2,)),
 }
-_BOXES_VOC_300 = {
-    "min_sizes": (30, 60, 111, 162, 213, 264),
-    "max_sizes": (60, 111, 162, 213, 264, 315),
-}
-_BOXES_VOC_512 = {
-    "min_sizes": (35.84, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8),
-    "max_sizes": (76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.6),
-}
-_BOXES_COCO_300 = {
-    "min_sizes": (21, 45, 99, 153, 207, 261),
-    "max_sizes": (45, 99, 153, 207, 261, 315),
-}
-_BOXES_COCO_512 = {
-    "min_sizes": (20.48, 51.2, 133.12, 215.04, 296.96, 378.88, 460.8),
-    "max_sizes": (51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72),
-}
 _SCHEDULE_VOC = {"num_classes": 21, "lr_steps": (80_000, 100_000), "max_iter": 120_000}
 _SCHEDULE_COCO = {"num_classes": 81, "lr_steps": (280_000, 360_000), "max_iter": 400_000}
 _SCHEDULE_ILSVRC = {"num_classes": 201, "lr_steps": (320_000, 400_000), "max_iter": 440_000}  # section 3.5
 
-voc = SSDConfig(name="SSD300-VOC", **_SHAPE_300, **_BOXES_VOC_300, **_SCHEDULE_VOC)
-voc512 = SSDConfig(name="SSD512-VOC", **_SHAPE_512, **_BOXES_VOC_512, **_SCHEDULE_VOC)
-coco = SSDConfig(name="SSD300-COCO", **_SHAPE_300, **_BOXES_COCO_300, **_SCHEDULE_COCO)
-coco512 = SSDConfig(name="SSD512-COCO", **_SHAPE_512, **_BOXES_COCO_512, **_SCHEDULE_COCO)
-ilsvrc = SSDConfig(name="SSD300-ILSVRC", **_SHAPE_300, **_BOXES_COCO_300, **_SCHEDULE_ILSVRC)
-ilsvrc512 = SSDConfig(name="SSD512-ILSVRC", **_SHAPE_512, **_BOXES_COCO_512, **_SCHEDULE_ILSVRC)
+
+def _boxes(*sizes):
+    """Return min_sizes and max_sizes of maps with these sizes: the largest box of a map depends on the next size."""
+    return {"min_sizes": sizes[:-1], "max_sizes": sizes[1:]}
+
+
+_VOC_300 = _SHAPE_300 | _boxes(30, 60, 111, 162, 213, 264, 315)
+_VOC_512 = _SHAPE_512 | _boxes(35.84, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.6)
+_COCO_300 = _SHAPE_300 | _boxes(21, 45, 99, 153, 207, 261, 315)
+_COCO_512 = _SHAPE_512 | _boxes(20.48, 51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72)
+
+voc = SSDConfig(name="SSD300-VOC", **_VOC_300, **_SCHEDULE_VOC)
+voc512 = SSDConfig(name="SSD512-VOC", **_VOC_512, **_SCHEDULE_VOC)
+coco = SSDConfig(name="SSD300-COCO", **_COCO_300, **_SCHEDULE_COCO)
+coco512 = SSDConfig(name="SSD512-COCO", **_COCO_512, **_SCHEDULE_COCO)
+ilsvrc = SSDConfig(name="SSD300-ILSVRC", **_COCO_300, **_SCHEDULE_ILSVRC)
+ilsvrc512 = SSDConfig(name="SSD512-ILSVRC", **_COCO_512, **_SCHEDULE_ILSVRC)
 v2 = voc  # its name in the lineage's first scripts
 
 CONFIGS = {config.name: config for config in (voc, voc512, coco, coco512, ilsvrc, ilsvrc512)}

@@ -17,7 +17,6 @@ def resize(image, size):
 
     Args:
         image: uint8 or float32 [H, W, 3].
-        size: side in pixels.
 
     Returns:
         [size, size, 3] of the same dtype.
@@ -27,14 +26,9 @@ def resize(image, size):
 
 
 def resize_on_device(image, size):
-    """Resize as `resize` does, on the image's device and sync-free; values may differ by 1.
+    """Resize a uint8 tensor [H, W, 3] as `resize` does, but on its device and sync-free: uint8 [size, size, 3].
 
-    Args:
-        image: uint8 tensor [H, W, 3].
-        size: side in pixels.
-
-    Returns:
-        uint8 [size, size, 3] on the same device.
+    Values may differ by 1.
     """
     height, width = image.shape[:2]
     if (height, width) == (size, size):

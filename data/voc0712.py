@@ -36,14 +36,11 @@ class Annotation:
         boxes: float32 [N, 4], (xmin, ymin, xmax, ymax) in pixels as in the file: counted from 1 in VOC.
         names: N class names.
         difficult: bool [N].
-        width, height: of the image in pixels; 0 if the file doesn't tell.
     """
 
     boxes: np.ndarray
     names: tuple[str, ...]
     difficult: np.ndarray
-    width: int
-    height: int
 
 
 def read_annotation(path):
@@ -77,13 +74,8 @@ def _parse_annotation(root):
         names.append(name)
         difficult.append(_number(element, "difficult", default=0) != 0)
         boxes.append([_number(element, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")])
-    return Annotation(
-        boxes=np.array(boxes, dtype=np.float32).reshape(-1, 4),
-        names=tuple(names),
-        difficult=np.array(difficult, dtype=bool),
-        width=int(_number(root, "size/width", default=0)),
-        height=int(_number(root, "size/height", default=0)),
-    )
+    boxes = np.array(boxes, dtype=np.float32).reshape(-1, 4)
+    return Annotation(boxes, tuple(names), np.array(difficult, dtype=bool))
 
 
 def _number(element, tag, default=None):
@@ -122,11 +114,9 @@ class VOCAnnotationTransform:
             InputError: the annotation is invalid, or a class is not in the list.
         """
         annotation = target if isinstance(target, Annotation) else _parse_annotation(target)
-        unknown = sorted(set(annotation.names) - set(self.class_to_ind))
-        if unknown:
-            raise InputError(
-                f"class {', '.join(map(repr, unknown))} is not in the class list; add it or remove its objects"
-            )
+        if unknown := sorted(set(annotation.names) - set(self.class_to_ind)):
+            names = ", ".join(map(repr, unknown))
+            raise InputError(f"class {names} is not in the class list; add it or remove its objects")
         corners = ((annotation.boxes - 1) / np.array([width, height, width, height])).tolist()
         labels = [self.class_to_ind[name] for name in annotation.names]
         kept = ~annotation.difficult | self.keep_difficult
@@ -162,11 +152,9 @@ class VOCDetection(torch.utils.data.Dataset):
         target_transform=None,
         dataset_name="VOC0712",
     ):
-        self.root = root
-        self.image_set = image_sets
+        self.root, self.image_set, self.name = root, image_sets, dataset_name
         self.transform = transform
         self.target_transform = target_transform or VOCAnnotationTransform()
-        self.name = dataset_name
         self.ids = [entry for image_set in image_sets for entry in self._read_split(image_set)]
 
     def _read_split(self, image_set):
@@ -183,8 +171,7 @@ class VOCDetection(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         """Return (image, target) of `pull_item`."""
-        image, target, _, _ = self.pull_item(index)
-        return image, target
+        return self.pull_item(index)[:2]
 
     def pull_item(self, index):
         """Return (image, target, height, width), the size being the file's.
@@ -237,8 +224,7 @@ class VOCDetection(torch.utils.data.Dataset):
 def read_split(root, year, split):
     """Return the (folder, image name) pairs that a split of VOC<year> lists, or, with year "", of a folder.
 
-    Raises:
-        InputError: the split's file is missing, damaged or empty.
+    Raises InputError if the split's file is missing, damaged or empty.
     """
     folder = Path(root) / f"VOC{year}" if year else Path(root)
     path = folder / "ImageSets" / "Main" / f"{split}.txt"
@@ -247,11 +233,7 @@ def read_split(root, year, split):
 
 
 def read_image_list(path, remedy):
-    """Return the image names of a split's file, the first word of each line; `remedy` is for a missing file.
-
-    Raises:
-        InputError: the file is missing, damaged or empty.
-    """
+    """Return the image names of a split's file, the first word of each line; `remedy` is for a missing file."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError as error:

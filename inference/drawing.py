@@ -1,4 +1,4 @@
-"""Draw detections into a picture: boxes, and labels that stay legible from 320 to 3840 pixels of width."""
+"""Draw detections into an image: boxes, and labels that are legible from 320 to 3840 pixels of width."""
 
 import unicodedata
 from functools import lru_cache
@@ -6,130 +6,132 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from inference.canvas import canvas_of
-
-# Steady colours (RGB) for the first classes, far from each other and from the greens and browns of photographs; later
-# classes go round the colour circle by the golden ratio.
-PALETTE = [(255, 56, 56), (255, 204, 153), (255, 178, 29), (140, 82, 255), (72, 249, 10), (255, 149, 200), (0, 96, 255)]
-PALETTE += [(255, 112, 31), (26, 205, 170), (203, 56, 255), (207, 210, 49), (255, 55, 199), (132, 173, 255)]
-PALETTE += [
-    (0, 158, 66),
-    (0, 194, 255),
-    (96, 224, 224),
-    (214, 40, 110),
-    (170, 120, 60),
-    (178, 255, 140),
-    (120, 110, 200),
-]
-
-CROWD = 100  # from so many labels on, the others don't look for a free place: there is none
+# RGB colors of the first classes, far from each other and from the greens and browns of photographs.
+PALETTE = (
+    ((255, 56, 56), (255, 204, 153), (255, 178, 29), (140, 82, 255), (72, 249, 10))
+    + ((255, 149, 200), (0, 96, 255), (255, 112, 31), (26, 205, 170), (203, 56, 255))
+    + ((207, 210, 49), (255, 55, 199), (132, 173, 255), (0, 158, 66), (0, 194, 255))
+    + ((96, 224, 224), (214, 40, 110), (170, 120, 60), (178, 255, 140), (120, 110, 200))
+)
+RIM = (16, 16, 16)  # a hairline around each box sets it off from any background
+CROWD = 100  # with more labels than this, the others do not look for a free place
 
 
 @lru_cache
-def class_colour(label):
-    """Colour of a class: (red, green, blue), always the same for the same index."""
+def class_color(label):
+    """Return the color of a class, (red, green, blue); always the same for the same index."""
     if label < len(PALETTE):
         return PALETTE[label]
-    hue = int(180 * ((label * 0.61803398875) % 1))
+    hue = int(180 * ((label * 0.61803398875) % 1))  # around the color circle by the golden ratio
     saturation, value = ((230, 255), (140, 255), (255, 190))[label % 3]
     pixel = np.array([[[hue, saturation, value]]], np.uint8)
     return tuple(cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0].tolist())
 
 
-def text_colour(background):
-    """Black or white (RGB), whichever stands out more against a colour: by the contrast ratio of WCAG 2."""
+def text_color(background):
+    """Return black or white (RGB), whichever has the higher contrast ratio (WCAG 2) on a background color."""
     linear = [(c / 255 / 12.92) if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in background]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return (0, 0, 0) if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else (255, 255, 255)
 
 
-def draw_detections(frame, detections):
-    """Draw boxes and labels into a frame, in place.
+def draw_detections(image, detections):
+    """Draw boxes and labels in place. Where they overlap, the higher score lies on top.
 
     Args:
-        frame: uint8 RGB [H, W, 3], or a PlanarFrame.
-        detections: Detections, the boxes in pixels of this frame. Where boxes overlap, the better score lies on top.
+        image: uint8 RGB [H, W, 3].
+        detections: Detections, with boxes in pixels of this image.
     """
-    if not len(detections.boxes):
-        return
-    straight = not isinstance(frame, np.ndarray) or frame.flags.c_contiguous
-    canvas = canvas_of(frame if straight else np.ascontiguousarray(frame), label_patch)
-    height, width = canvas.shape[:2]
+    height, width = image.shape[:2]
     line = max(round(max(height, width) / 480), 2)
     size = text_size(height, width)
     order = np.argsort(detections.scores, kind="stable")
-    corners = np.rint(np.clip(detections.boxes, 0, [width - 1, height - 1] * 2)).astype(int)[order]
-    colours = [class_colour(label) for label in detections.labels[order].tolist()]
-    canvas.boxes(corners, colours, line)
+    boxes = np.rint(np.clip(detections.boxes, 0, [width - 1, height - 1] * 2)).astype(int)[order].tolist()
+    colors = [class_color(label) for label in detections.labels[order].tolist()]
+    for box, color in zip(boxes, colors, strict=True):
+        _draw_box(image, box, line, color)
 
     scores = detections.scores.tolist()
     texts = [f"{detections.names[i]} {scores[i]:.2f}" for i in order.tolist()]
-    labels = [canvas.label(text, size, colour) for text, colour in zip(texts, colours, strict=True)]
+    labels = [label_patch(text, size, color) for text, color in zip(texts, colors, strict=True)]
     places = []
-    for label, box in zip(reversed(labels), reversed(corners.tolist()), strict=True):  # the best choose first
+    for label, box in zip(reversed(labels), reversed(boxes), strict=True):  # the best choose first
         taken = places if len(places) < CROWD else []
-        places.append(place_label(canvas.shape, label.shape, box, line, taken))
-    for label, place in zip(labels, reversed(places), strict=True):
-        canvas.paste(label, place)
-    if not straight:
-        frame[...] = canvas.frame
+        places.append(place_label(image.shape, label.shape, box, line, taken))
+    for label, (x1, y1, x2, y2) in zip(labels, reversed(places), strict=True):
+        image[y1:y2, x1:x2] = label[: y2 - y1, : x2 - x1]
+
+
+def _draw_box(image, box, line, color):
+    """Draw a box with lines of `line` pixels just inside its corners x1, y1, x2, y2, and a dark rim on both sides."""
+    x1, y1, x2, y2 = box[0], box[1], box[2] + 1, box[3] + 1
+    for grow, thick, paint in ((1, line + 2, RIM), (0, line, color)):
+        left, top = max(x1 - grow, 0), max(y1 - grow, 0)
+        right, bottom = x2 + grow, y2 + grow
+        inner_left, inner_top = x1 - grow + thick, y1 - grow + thick
+        inner_right, inner_bottom = max(right - thick, left), max(bottom - thick, top)
+        image[top:inner_top, left:right] = paint
+        image[inner_bottom:bottom, left:right] = paint
+        image[top:bottom, left:inner_left] = paint
+        image[top:bottom, inner_right:right] = paint
 
 
 def text_size(height, width):
-    """Height of the letters' line in pixels: grows with the picture, but more slowly."""
+    """Return the height of a line of text in pixels, which grows more slowly than the image."""
     return max(round(0.012 * max(height, width) + 5), 12)
 
 
-def place_label(picture, label, corners, line, taken):
-    """Find a label's place: above its box, else inside or below, clear of the others if it can, never outside.
+def place_label(image_shape, label_shape, box, line, taken):
+    """Find a place for a label: above its box, else inside or below, free of other labels if possible.
 
-    Args: shapes (height, width, ...) of picture and label; corners of the box; places already taken, a list of such.
-    Returns the place: (x1, y1, x2, y2) in pixels.
+    Args:
+        image_shape, label_shape: (height, width, ...).
+        box: x1, y1, x2, y2. line: thickness of its lines. taken: list of places that are not free.
+
+    Returns:
+        (x1, y1, x2, y2), always within the image.
     """
-    height, width = picture[:2]
-    high, wide = min(label[0], height), min(label[1], width)
-    x1, y1, x2, y2 = corners
+    height, width = image_shape[:2]
+    high, wide = min(label_shape[0], height), min(label_shape[1], width)
+    x1, y1, x2, y2 = box
     left, right = max(min(x1 - 1, width - wide), 0), max(min(x2 + 1, width) - wide, 0)
     inside = max(min(y1 + line, height - high), 0)
     around = [(left, y1 - high), (right, y1 - high), (left, y2 + 1), (right, y2 + 1)]
     within = [(left, inside), (right, inside)]
-    small = y2 - y1 < 3 * high or x2 - x1 < wide  # a label within would hide what it names
+    small = y2 - y1 < 3 * high or x2 - x1 < wide  # a label inside would hide the object
     places = around + within if small else around[:1] + within[:1] + around[1:] + within[1:]
     places = [(x, y, x + wide, y + high) for x, y in places if 0 <= y <= height - high]
-    free = (place for place in places if not any(overlap(place, other) for other in taken))
-    return next(free, places[0])
+    return next((place for place in places if not any(_overlap(place, other) for other in taken)), places[0])
 
 
-def overlap(a, b):
-    """Whether two places (x1, y1, x2, y2) share a pixel."""
+def _overlap(a, b):
+    """Return whether two places (x1, y1, x2, y2) share a pixel."""
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 @lru_cache(maxsize=1024)
-def label_patch(text, size, colour):
-    """A label: text on the colour of its class, uint8 RGB [h, w, 3]; kept, since the same ones come every frame."""
+def label_patch(text, size, color):
+    """Render a label, text on the color of its class: uint8 RGB [h, w, 3], read-only. Cached for the next frames."""
     text = "".join(letter if letter.isprintable() else " " for letter in text)
     margin = max(size // 5, 2)
     if hasattr(cv2, "FontFace"):  # OpenCV 5 has a TrueType font with the letters of most languages
-        font = cv2.FontFace("sans")
-        write = {"fface": font, "size": size, "weight": 600}
-        _, _, wide, _ = cv2.getTextSize((0, 0), text, (0, 0), **write)
-        baseline = round(0.95 * size)
-        high = round(1.3 * size)
+        write = {"fface": cv2.FontFace("sans"), "size": size, "weight": 600}
+        wide = cv2.getTextSize((0, 0), text, (0, 0), **write)[2]
+        baseline, high = round(0.95 * size), round(1.3 * size)
     else:
-        text = plain(text)
-        scale, thick = size / 28, max(round(size / 14), 1)
-        (wide, tall), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thick)
-        write = {"fontFace": cv2.FONT_HERSHEY_SIMPLEX, "fontScale": scale, "thickness": thick, "lineType": cv2.LINE_AA}
+        text = _to_ascii(text)
+        write = {"fontFace": cv2.FONT_HERSHEY_SIMPLEX, "fontScale": size / 28, "thickness": max(round(size / 14), 1)}
+        (wide, tall), below = cv2.getTextSize(text, **write)
+        write["lineType"] = cv2.LINE_AA
         baseline, high = tall + margin, tall + below + margin
-    patch = np.full((high, wide + 2 * margin, 3), colour, np.uint8)
-    cv2.putText(patch, text, (margin, baseline), color=text_colour(colour), **write)
+    patch = np.full((high, wide + 2 * margin, 3), color, np.uint8)
+    cv2.putText(patch, text, (margin, baseline), color=text_color(color), **write)
     patch.setflags(write=False)
     return patch
 
 
-def plain(text):
-    """A text in ASCII, for the stroke fonts of OpenCV 4: accents dropped, other letters as question marks."""
+def _to_ascii(text):
+    """Convert a text for the fonts of OpenCV 4: accents are dropped, other letters become question marks."""
     text = text.replace("ß", "ss").replace("æ", "ae").replace("ø", "o")
-    text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    text = "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
     return text.encode("ascii", "replace").decode()

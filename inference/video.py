@@ -34,8 +34,8 @@ _MAX_RATE = 240
 _QUEUE_BYTES = 96 * 2**20
 _READ_ONLY_FILES = ["-protocol_whitelist", "file,crypto,data", "-max_pixels", str(_MAX_PIXELS)]
 _THREADS = ["-threads", str(min(os.cpu_count() or 1, 8))]  # each holds frames, and more hardly help
-# Without these flags, swscale darkens every frame by one level on its way to RGB and back.
-_SCALE = "scale=flags=bicubic+full_chroma_int+accurate_rnd"
+# Without the last two flags, swscale darkens every frame by one level on its way to RGB, though not on the way back.
+_TO_RGB = "scale=flags=bilinear+full_chroma_int+accurate_rnd"
 _BT709 = "range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709"
 _END = object()
 CAMERA_TIMEOUT = 10.0  # seconds without a frame, after which a camera counts as gone
@@ -70,7 +70,7 @@ class VideoReader:
         self.seconds = 0.0
         filters = ["yadif=deint=interlaced"] if self.info.interlaced else []
         matrix = ":in_color_matrix=bt709" if self.info.untagged_hd else ""
-        filters += ["setpts=PTS-STARTPTS", f"{_SCALE}{matrix}", "format=rgb24"]
+        filters += ["setpts=PTS-STARTPTS", f"{_TO_RGB}{matrix}", "format=rgb24"]
         self._raw = imageio_ffmpeg.read_frames(
             _url(self.path),
             input_params=["-nostats", *_READ_ONLY_FILES, *_THREADS],
@@ -132,7 +132,7 @@ class VideoReader:
         if file_end < self.info.duration - max(0.1, 1.5 / self.rate):  # truncated
             return self.expected - self.decoded
         missing = round((video_end - self.info.start) * self.rate) - self.decoded  # else the sound is longer
-        return missing if missing > 1 else 0
+        return missing if missing > 1 + self.rate / 10 else 0
 
     @property
     def notes(self):
@@ -194,7 +194,7 @@ class VideoWriter:
         even = width + width % 2, height + height % 2
         if any(self._padding):
             self.notes.append(f"{path}: written as {even[0]}x{even[1]}, since H.264 needs even sides")
-        filters = f"{_SCALE}:out_color_matrix=bt709:out_range=tv,format=yuv420p,setparams={_BT709}"
+        filters = f"scale=out_color_matrix=bt709:out_range=tv,format=yuv420p,setparams={_BT709}"
         if source:
             filters += f",setsar={source.info.pixel_aspect}"
         with ExitStack() as stack:
@@ -269,17 +269,19 @@ class VideoWriter:
         copied = _COPIED_SOUND.get(self.path.suffix.lower().replace("m4v", "mp4"), set(sound))
         inputs, ways = ["-i", _url(self._images)], [["-map", "0:v"]]
         if sound:
-            start = source.info.start
-            inputs = ["-itsoffset", f"{start:.6f}", *inputs, *_READ_ONLY_FILES, "-i", _url(source.path)]
+            start, origin = source.info.start, source.info.origin
+            inputs = ["-copyts", "-itsoffset", f"{start:.6f}", *inputs]
+            inputs += ["-itsoffset", f"{-origin:.6f}", *_READ_ONLY_FILES, "-i", _url(source.path)]
             codecs = [f"-c:a:{track} {'copy' if codec in copied else 'aac'}" for track, codec in enumerate(sound)]
             tracks = ["-map", "0:v", "-map", "1:a", "-map_chapters", "-1"]
             if not source.complete or source.missing:  # the sound ends with the frames
                 tracks += ["-t", f"{start + float(self.frames / self.rate):.6f}"]
             ways = [[*tracks, *" ".join(codecs).split()], [*tracks, "-c:a", "aac"], *ways]
         for way in ways:
-            output = ["-c:v", "copy", "-movflags", "+faststart", "-progress", "-", _url(self._target)]
-            done = _run(["-y", "-v", "error", *inputs, *way, *output])
-            if not done.returncode and re.findall(rb"^frame=(\d+)", done.stdout, re.M)[-1:] == [b"%d" % self.frames]:
+            target = ["-c:v", "copy", "-movflags", "+faststart", _url(self._target)]
+            count = "-map 0:v -c copy -f framecrc -".split()  # a line for each frame
+            done = _run(["-y", "-v", "error", *inputs, *way, *target, *count])
+            if not done.returncode and len(re.findall(rb"^0,", done.stdout, re.M)) == self.frames:
                 break
         else:
             raise InputError(f"{self.path}: can't be written ({_reason(done.stderr)}); is the disk full?")
@@ -305,7 +307,8 @@ class VideoInfo:
     size: tuple[int, int]  # (width, height), after rotation
     rate: Fraction  # frames per second
     duration: float  # seconds, of the longest stream; 0 if unknown
-    start: float  # seconds from the start of the file to the first frame
+    origin: float  # seconds, the first time stamp of all streams
+    start: float  # seconds from there to the first frame
     sound: tuple[str, ...]  # codec of each track
     pixel_aspect: str  # "1/1" for square pixels
     interlaced: bool
@@ -326,7 +329,7 @@ def probe(path):
     if not size:
         raise InputError(f"{path}: the file is empty; copy or download it again")
     first_frame = ["-map", "0:V:0", "-frames:v", "1", "-fps_mode", "passthrough", "-enc_time_base", "demux"]
-    done = _run([*_READ_ONLY_FILES, "-i", _url(path), *first_frame, "-f", "framecrc", "-"])
+    done = _run(["-copyts", *_READ_ONLY_FILES, "-i", _url(path), *first_frame, "-f", "framecrc", "-"])
     log = done.stderr.decode("utf-8", "replace").replace(_url(path), "")  # a name may look like a part of the log
     source, _, output = log.partition("Output #0")
     kind = re.search(r"^Input #0, (\w+)", source, re.M)
@@ -334,7 +337,9 @@ def probe(path):
         raise InputError(f"{path}: not a video but text or plain data")
     time_base = re.search(rb"#tb 0: (\d+)/(\d+)", done.stdout)
     frame = re.search(rb"^0, *-?\d+, *(-?\d+)", done.stdout, re.M)
-    shape = re.search(r"Video: rawvideo.*?, (\w+)(\([^()]*\))?, (\d+)x(\d+)(?:.*?SAR (\d+):(\d+))?", output)
+    shape = re.search(
+        r"Video: rawvideo.*?, (\w+)(\((?:[^()]|\([^()]*\))*\))?, (\d+)x(\d+)(?:.*?SAR (\d+):(\d+))?", output
+    )
     if not (kind and time_base and frame and shape):
         raise InputError(f"{path}: can't be read as a video ({_reason(done.stderr)})")
     pixels, colors, width, height, wide, high = shape.groups()
@@ -342,12 +347,15 @@ def probe(path):
         r"Video: (?!.*\(attached pic\)).*?(?:, ([\d.]+k?) fps)?(?:, ([\d.]+k?) tbr)?(, [\d.]+k? tbn|$)", source, re.M
     )
     length = re.search(r"Duration: (\d+):(\d+):([\d.]+)", source)
+    origin = re.search(r"Duration: .*?, start: (-?[\d.]+)", source)
+    origin = float(origin[1]) if origin else 0.0
     tagged = re.search(r"[( ](bt|smpte|fcc|ycgco|ictcp|gbr)", colors or "")
     return VideoInfo(
         size=(int(width), int(height)),
         rate=_nominal_rate(path, *rates.groups()[:2]),
         duration=int(length[1]) * 3600 + int(length[2]) * 60 + float(length[3]) if length else 0.0,
-        start=int(frame[1]) * int(time_base[1]) / int(time_base[2]),
+        origin=origin,
+        start=int(frame[1]) * int(time_base[1]) / int(time_base[2]) - origin,
         sound=tuple(re.findall(r"^ *Stream #0:\d+.*?: Audio: (\w+)", source, re.M)),
         pixel_aspect=f"{wide}/{high}" if wide and int(wide) and int(high) else "1/1",
         interlaced=bool(re.search(r"(top|bottom) (coded )?first", log)),
@@ -379,9 +387,7 @@ def _nominal_rate(path, average, lowest):
 
 def _ends(path):
     """Read the packets of a file: seconds at which its video ends, and at which all of it ends."""
-    done = _run(
-        [*_READ_ONLY_FILES, "-i", _url(path), *["-map", "0:V:0", "-map", "0:a?", "-c", "copy", "-f", "framecrc", "-"]]
-    )
+    done = _run([*_READ_ONLY_FILES, "-i", _url(path), *"-map 0:V:0 -map 0:a? -c copy -f framecrc -".split()])
     ticks = {int(stream): Fraction(tick.decode()) for stream, tick in re.findall(rb"#tb (\d+): (\S+)", done.stdout)}
     ends = dict.fromkeys(ticks, Fraction(0))
     for line in done.stdout.splitlines():

@@ -1,4 +1,4 @@
-"""What tests of several folders share: golden values, networks that are expensive to build, and the closing tables."""
+"""What tests of several folders share: golden values, the full-width network, and the closing tables."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from data.config import voc
+from layers.functions import PriorBox
 from ssd import build_ssd
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -16,9 +18,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--long",
-        action="store_true",
-        help="kill training runs 20 times, not twice, and try six times as many hostile files",
+        "--long", action="store_true", help="kill training 20 times, not twice; six times the hostile files"
     )
 
 
@@ -57,13 +57,13 @@ def golden_shapes():
 
 @pytest.fixture(scope="session")
 def golden_weights(golden_shapes):
-    """The state dict that the golden forward pass was computed with. Not to be changed."""
+    """The state dict of the golden forward pass, not to be changed."""
     return golden_inputs.weights(golden_shapes)
 
 
 @pytest.fixture(scope="session")
 def golden_net(golden_weights):
-    """SSD300 in train phase, evaluation mode, with the golden weights. Not to be changed."""
+    """SSD300 in train phase and evaluation mode with the golden weights, not to be changed."""
     net = build_ssd("train", 300, 21)
     net.load_state_dict(golden_weights, strict=True)
     return net.eval()
@@ -71,21 +71,17 @@ def golden_net(golden_weights):
 
 @pytest.fixture(scope="session")
 def golden_output(golden_net):
-    """(loc, conf, priors) of the golden picture batch."""
+    """(loc, conf, priors) of the golden images."""
     with torch.no_grad():
-        return golden_net(golden_inputs.pictures())
+        return golden_net(golden_inputs.images())
 
 
 @pytest.fixture(scope="session")
 def priors300():
     """SSD300's priors for VOC: float32 [8732, 4]."""
-    from data.config import voc
-    from layers.functions import PriorBox
-
     return PriorBox(voc).forward()
 
 
 @pytest.fixture
 def generator():
-    """A torch Generator with a fixed seed."""
     return torch.Generator().manual_seed(0)

@@ -13,32 +13,29 @@ PRIORS, CLASSES = 8732, 21
 
 def weights(shapes, seed=0):
     """A state dict for {key: shape}: each tensor from a generator of its own."""
-    return {key: torch.from_numpy(_weight(key, tuple(shape), seed)) for key, shape in shapes.items()}
+    state = {}
+    for key, shape in shapes.items():
+        r = np.random.RandomState((zlib.crc32(key.encode()) + seed) % 2**32)
+        values = r.standard_normal(shape) * (0.01 if len(shape) == 1 else np.sqrt(2 / np.prod(shape[1:])))
+        state[key] = torch.from_numpy((values if key != "L2Norm.weight" else np.full(shape, 20)).astype(np.float32))
+    return state
 
 
-def _weight(key, shape, seed):
-    r = np.random.RandomState((zlib.crc32(key.encode()) + seed) % 2**32)
-    if key == "L2Norm.weight":
-        return np.full(shape, 20, np.float32)
-    scale = 0.01 if len(shape) == 1 else np.sqrt(2 / np.prod(shape[1:]))
-    return (r.standard_normal(shape) * scale).astype(np.float32)
-
-
-def pictures(seed=0):
+def images(seed=0):
     """float32 [2, 3, 300, 300], RGB minus the mean."""
     noise = np.random.RandomState(1000 + seed).uniform(0, 255, (2, 3, 300, 300))
     return torch.from_numpy((noise - np.array([123, 117, 104]).reshape(1, 3, 1, 1)).astype(np.float32))
 
 
 def detect(seed=0):
-    """(loc [2, 8732, 4], scores [2, 8732, 21]): random offsets, and 400 confident priors a picture."""
+    """(loc [2, 8732, 4], scores [2, 8732, 21]): random offsets, and 400 confident priors per image."""
     r = np.random.RandomState(2000 + seed)
     loc = (r.standard_normal((2, PRIORS, 4)) * 0.5).astype(np.float32)
     conf = r.standard_normal((2, PRIORS, CLASSES)).astype(np.float32)
     conf[..., 0] += 6
-    for picture in range(2):
+    for image in range(2):
         hot = r.permutation(PRIORS)[:400]
-        conf[picture, hot, r.randint(1, CLASSES, 400)] += 8
+        conf[image, hot, r.randint(1, CLASSES, 400)] += 8
     return torch.from_numpy(loc), torch.from_numpy(conf).softmax(dim=-1)
 
 

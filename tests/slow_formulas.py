@@ -1,6 +1,6 @@
 """SSD's formulas once more, slow and obvious: one box, one prior, one class at a time, in float64 of Python and NumPy.
 
-Boxes are (x1, y1, x2, y2), priors (cx, cy, w, h), both in fractions of the picture.
+Boxes are (x1, y1, x2, y2), priors (cx, cy, w, h), both in fractions of the image.
 """
 
 import math
@@ -48,25 +48,12 @@ def match(overlaps, threshold):
 
     overlaps: [objects, priors]. Of equal overlaps the first object, then the first prior goes first.
     """
-    overlaps = np.asarray(overlaps)
-    objects, priors = overlaps.shape
-    matched = [-1] * priors
-    for prior in range(priors):
-        best = int(np.argmax(overlaps[:, prior]))
-        if overlaps[best, prior] >= threshold:
-            matched[prior] = best
-    left, taken = set(range(objects)), set()
-    order = np.lexsort((np.tile(np.arange(priors), objects), np.repeat(np.arange(objects), priors), -overlaps.ravel()))
-    for pair in order:
-        truth, prior = divmod(int(pair), priors)
-        if overlaps[truth, prior] <= 0:
-            break
-        if truth in left and prior not in taken:
-            matched[prior] = truth
-            left.remove(truth)
-            taken.add(prior)
-            if not left:
-                break
+    free = np.array(overlaps)
+    matched = [int(best) if free[best, prior] >= threshold else -1 for prior, best in enumerate(free.argmax(axis=0))]
+    while free.max() > 0:
+        truth, prior = np.unravel_index(free.argmax(), free.shape)
+        matched[prior] = int(truth)
+        free[truth], free[:, prior] = 0, 0
     return matched
 
 

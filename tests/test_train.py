@@ -339,7 +339,7 @@ def test_the_lineages_flags_and_defaults():
 @pytest.mark.slow
 def test_one_sgd_step_from_golden_weights_equals_the_formula(golden_net):
     """w - rate * (gradient + decay * w), the gradient from a loss that is written out; full width, one image."""
-    image, (_, _, targets) = golden_inputs.pictures()[:1], golden_inputs.loss()
+    image, (_, _, targets) = golden_inputs.images()[:1], golden_inputs.loss()
     target = targets[0]
     net = deepcopy(golden_net).train()
     optimizer = build_optimizer(net, "sgd", 1e-3, torch.device("cpu"))

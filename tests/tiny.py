@@ -1,19 +1,18 @@
-"""A network for tests, small and fast, that sees the same two objects in whatever it is shown."""
+"""A network for tests, small and fast, that detects the same two objects in any image."""
 
 import torch
 
-from data import voc
+from data.config import voc
 from weights.checkpoint import CheckpointInfo, save_checkpoint
 
 DOG, PERSON = 11, 14  # index in VOC_CLASSES
-# The two priors of the coarsest map that it believes in, as fractions of the picture: side 264 and sqrt(264 * 315), of
-# 300, around the centre, clipped.
-DOG_BOX = [0.06, 0.06, 0.94, 0.94]
+# The two square priors of the coarsest map, which score high: sides 264 and sqrt(264 * 315) of 300, centered, clipped.
+DOG_BOX = [0.06, 0.06, 0.94, 0.94]  # fractions of the image
 DOG_SCORE, PERSON_SCORE = 0.98, 0.70
 
 
 def make_network(**changes):
-    """(net, info): of 1/16 width; its class scores come from its biases alone."""
+    """(net, info) of 1/16 of the paper's width, with scores that depend on the biases alone; changes: of the info."""
     info = CheckpointInfo(config=voc, width=1 / 16, mAP=0.123, mAP_on="nothing", **changes)
     torch.manual_seed(0)
     net = info.build()
@@ -30,6 +29,6 @@ def make_network(**changes):
 
 
 def make_checkpoint(path, **changes):
-    """Save such a network; its path."""
+    """Save such a network and return the path."""
     save_checkpoint(path, *make_network(**changes))
     return path

@@ -39,14 +39,16 @@ def open_images(dataset, root=None, splits=None, classes=None, keep_difficult=Fa
     Raises:
         InputError: data set, split or annotations are missing, or a class is listed twice.
     """
-    if dataset in ("COCO", "ILSVRC"):
-        if (splits and len(splits) > 1) or classes:
-            raise InputError(f"--dataset {dataset} takes one --train_split and no --classes")
-        if dataset == "COCO":
-            images = COCODetection(root or COCO_ROOT, splits[0] if splits else "train2017")
-        else:
-            images = ILSVRCDetection(root or ILSVRC_ROOT, splits[0] if splits else "train")
+    if dataset in ("COCO", "ILSVRC") and classes:
+        raise InputError(f"--classes: {dataset} has its own")
+    if dataset == "COCO":
+        if splits and len(splits) > 1:
+            raise InputError("--train_split: COCO takes one split, such as train2017")
+        images = COCODetection(root or COCO_ROOT, splits[0] if splits else "train2017")
         return images, tuple(images.class_names)
+    if dataset == "ILSVRC":
+        images = ILSVRCDetection(root or ILSVRC_ROOT, splits or ("train", "val1"))
+        return images, images.class_names
     if dataset == "VOC":
         root, splits = root or VOC_ROOT, splits or ("2007_trainval", "2012_trainval")
         classes = classes or VOC_CLASSES

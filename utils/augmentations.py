@@ -22,19 +22,13 @@ _NUMBERS = count()  # of the augmentations in this process
 
 @dataclass(frozen=True)
 class Window:
-    """The part of the (expanded) image that is shown, in pixels of the source image; it may reach beyond the image.
+    """The part of the (expanded) image that is shown, in pixels of the source image; it may reach beyond the image."""
 
-    Attributes:
-        x, y: left and top.
-        width, height: size.
-        mirrored: left and right are swapped.
-    """
-
-    x: float
-    y: float
+    x: float  # left
+    y: float  # top
     width: float
     height: float
-    mirrored: bool = False
+    mirrored: bool = False  # left and right are swapped
 
     @property
     def corners(self):
@@ -71,12 +65,10 @@ class SSDAugmentation:
     ):
         self.size = size
         self.mean = np.array(mean, dtype=np.float32)
-        self.max_expand = max_expand
+        self.max_expand, self.min_crop, self.frame_aspect = max_expand, min_crop, frame_aspect
         self.channel_shuffle = channel_shuffle
         self.subtract_mean = subtract_mean
         self.rng = rng
-        self.min_crop = min_crop
-        self.frame_aspect = frame_aspect
         self._number = next(_NUMBERS)
         self._seed, self._own_rng = None, None
 
@@ -112,19 +104,13 @@ class SSDAugmentation:
         return self._own_rng
 
 
-# --- geometry -------------------------------------------------------------------------------------------------------
-
-
 def draw_window(rng, width, height, boxes, max_expand=4.0, min_crop=0.3, frame_aspect=None):
     """Draw expansion, crop, frame and mirror, composed to one window of the source image.
 
     Args:
-        rng: numpy Generator.
         width, height: of the image in pixels.
         boxes: corners float [N, 4] as fractions.
-        max_expand: largest ratio of the expanded side.
-        min_crop: smallest width and height of a crop, as a fraction of the (expanded) image's.
-        frame_aspect: width:height that half of the windows are extended to, or None.
+        max_expand, min_crop, frame_aspect: see SSDAugmentation.
 
     Returns:
         (window, kept): a Window, and bool [N], the objects whose center is inside.
@@ -151,10 +137,8 @@ def draw_crop(rng, canvas, boxes, min_crop=0.3):
     unconditionally.
 
     Args:
-        rng: numpy Generator.
         canvas: the Window to crop.
         boxes: corners [N, 4] in pixels of the source image.
-        min_crop: smallest width and height, as a fraction of the canvas'.
 
     Returns:
         (window, kept): a Window, and bool [N], the objects whose center is strictly inside.
@@ -189,13 +173,11 @@ def draw_frame(rng, window, width, height, aspect):
     """Extend a window to the shape of a frame, at a random place, beyond the image only if necessary.
 
     Args:
-        rng: numpy Generator.
-        window: the Window that the frame contains.
         width, height: of the image in pixels.
         aspect: width:height of the frame.
 
     Returns:
-        The frame's Window: wider or higher than `window`, never smaller.
+        The frame's Window, which contains `window`.
     """
 
     def place(start, extent, extended, image_extent):
@@ -231,7 +213,6 @@ def warp(image, window, size, fill):
     Args:
         image: uint8 [H, W, 3].
         window: the Window to show.
-        size: side of the result in pixels.
         fill: color beyond the image, [3].
 
     Returns:
@@ -276,19 +257,10 @@ def boxes_in_window(boxes, window, width, height):
     return moved
 
 
-# --- colors ---------------------------------------------------------------------------------------------------------
-
-
 def distort(image, rng, channel_shuffle=0.5):
-    """Change brightness, contrast, saturation, hue and channel order, each with probability 1/2.
+    """Change brightness, contrast, saturation and hue of a uint8 BGR image, each with probability 1/2.
 
-    Args:
-        image: uint8 BGR [H, W, 3].
-        rng: numpy Generator.
-        channel_shuffle: probability of permuted channels.
-
-    Returns:
-        uint8 BGR [H, W, 3].
+    `channel_shuffle` is the probability of permuted channels. Returns uint8 BGR of the same shape.
     """
     brightness = rng.uniform(-32, 32) if rng.random() < 0.5 else 0.0
     contrast = rng.uniform(0.5, 1.5) if rng.random() < 0.5 else 1.0

@@ -144,7 +144,7 @@ def read_checkpoint(path):
     if not isinstance(wrapped, dict) or not all(isinstance(key, str) for key in (*contents, *wrapped)):
         raise InputError(f"{path}: contains no state dict")
     if wrong := [key for key, tensor in wrapped.items() if not is_plain(tensor)]:
-        raise InputError(f"{path}: not the state dict of an SSD ({wrong[0]:.60} is not a dense tensor)")
+        raise InputError(f"{path}: not the state dict of an SSD ({wrong[0]:.60} is not a tensor of weights)")
     state = plain_state_dict(contents)
     # A tensor can repeat one stored number, and two tensors can share their numbers; loaded, each has its own.
     if sum(tensor.numel() * tensor.element_size() for tensor in state.values()) > Path(path).stat().st_size:

@@ -82,7 +82,8 @@ class Detect(nn.Module):
     def _nms_of_rows(self, boxes, score, row):
         """Indices of the boxes that NMS within each row keeps, by row and best first."""
         if boxes.is_cuda:  # in float64 from 0 on: batched_nms shifts each row away from the others, up to 25,000 boxes
-            kept = batched_nms(boxes.double().clamp(-FAR, FAR) + FAR, score.double(), row, self.nms_thresh)
+            finite = boxes.double().nan_to_num(nan=FAR).clamp(-FAR, FAR)
+            kept = batched_nms(finite + FAR, score.double(), row, self.nms_thresh)
             return kept[row[kept].argsort(stable=True)]
         parts = torch.arange(len(row), device=row.device).split(row.unique_consecutive(return_counts=True)[1].tolist())
         return torch.cat([row[:0], *(part[nms(boxes[part], score[part], self.nms_thresh)] for part in parts)])

@@ -51,7 +51,6 @@ class TestAnnotations:
         assert annotation.boxes.tolist() == [[11, 21, 61, 71], [1, 1, 101, 81], [51, 41, 81, 61]]
         assert annotation.names == ("dog", "person", "person")
         assert annotation.difficult.tolist() == [False, True, False]  # the last one's XML doesn't tell
-        assert (annotation.width, annotation.height) == (100, 80)
 
     def test_parts_of_a_person_are_not_objects(self, tmp_path):
         """VOC's layout annotations contain <part> elements with a name and a box."""
@@ -76,7 +75,6 @@ class TestAnnotations:
             ({"ymax": "<ymax>inf</ymax>"}, "'inf'"),
             ({"ymax": f"<ymax>{'9' * 9999}</ymax>"}, "<ymax> is '999"),
             ({"difficult": "<difficult>maybe</difficult>"}, "'maybe'"),
-            ({"width": "<width>wide</width>"}, "'wide'"),
             ({"object": "<object>"}, "not a readable VOC annotation"),
         ],
         ids=lambda value: str(value)[:40],

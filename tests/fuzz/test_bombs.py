@@ -233,7 +233,7 @@ def test_a_checkpoint_whose_few_numbers_would_fill_a_huge_network(tmp_path, cont
     state = {key: torch.zeros(1).expand(shape) for key, shape in shapes.items()}
     path = written(tmp_path / "a.pth", stored({**contents, "class_names": list(info.class_names), "state_dict": state}))
     expect_refusal("bomb", path, load_network, tmp_path)
-    with pytest.raises(InputError, match="claims more weights than it holds"):
+    with pytest.raises(InputError, match="claims more weights than the file holds"):
         load_network(path)
 
 

@@ -82,7 +82,7 @@ def test_golden_values_hold(golden, golden_weights):
     net.load_state_dict(golden_weights, strict=True)
     assert use_winograd(net.eval()) == 10
     with torch.no_grad():
-        loc, conf, _ = net(golden_inputs.pictures())
+        loc, conf, _ = net(golden_inputs.images())
     for name, output in (("loc", loc), ("conf", conf)):
         expected = golden[f"forward_{name}"]
         rows = output[:, golden["forward_rows"]].numpy()

@@ -1,48 +1,25 @@
-"""The normalisation of conv4_3."""
-
-import math
+"""The normalization of conv4_3."""
 
 import pytest
 import torch
-from torch import nn
 
 from layers.modules import L2Norm
 
 
-def normalised(x, scale):
-    """One position at a time: divide by the length over channels, times the channel's scale."""
-    result = torch.zeros_like(x)
-    for b in range(x.shape[0]):
-        for i in range(x.shape[2]):
-            for j in range(x.shape[3]):
-                length = math.sqrt(sum(float(v) ** 2 for v in x[b, :, i, j]))
-                if length:
-                    result[b, :, i, j] = torch.tensor(
-                        [s * float(v) / length for s, v in zip(scale, x[b, :, i, j], strict=True)]
-                    )
-    return result
-
-
 def test_equals_the_formula(generator):
     layer = L2Norm(5, 20)
-    with torch.no_grad():
-        layer.weight.copy_(torch.tensor([20.0, 10.0, 1.0, 0.5, -3.0]))
+    assert torch.equal(layer.state_dict()["weight"], torch.full((5,), 20.0))
     x = torch.randn(2, 5, 3, 4, generator=generator) * 50
     x[0, :, 1, 2] = 0
-    torch.testing.assert_close(layer(x), normalised(x, layer.weight.tolist()), atol=1e-5, rtol=1e-5)
-
-
-def test_the_scale_is_a_parameter_that_starts_as_told():
-    layer = L2Norm(7, 20)
-    assert list(layer.state_dict()) == ["weight"]
-    assert torch.equal(layer.weight, torch.full((7,), 20.0))
-    nn.init.zeros_(layer.weight)
-    layer.reset_parameters()
-    assert torch.equal(layer.weight, torch.full((7,), 20.0))
+    length = (x.double() ** 2).sum(dim=1, keepdim=True) ** 0.5
+    scale = torch.tensor([20.0, 10.0, 1.0, 0.5, -3.0]).double()
+    layer.weight.data.copy_(scale)
+    expected = (x / length * scale.view(1, 5, 1, 1)).nan_to_num(0.0)
+    torch.testing.assert_close(layer(x), expected.float(), atol=1e-5, rtol=1e-5)
 
 
 def test_all_zero_positions_have_zero_gradient(generator):
-    """Dead ReLUs are common early in training; they must give neither NaN nor 1/eps."""
+    """Dead ReLUs are common early in training; they must give neither NaN nor 1 / eps."""
     layer = L2Norm(6, 20)
     x = torch.randn(1, 6, 2, 2, generator=generator)
     x[0, :, 0, 1] = 0
@@ -51,13 +28,6 @@ def test_all_zero_positions_have_zero_gradient(generator):
     assert torch.equal(x.grad[0, :, 0, 1], torch.zeros(6))
     assert (x.grad[0, :, 1, 1] != 0).all()
     assert torch.isfinite(layer.weight.grad).all()
-
-
-def test_gradient_is_right_elsewhere(generator):
-    """In float64: gradients of a whole network are only comparable to 1e-6 there."""
-    layer = L2Norm(3, 2).double()
-    x = torch.randn(1, 3, 2, 2, generator=generator, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(layer, (x,))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

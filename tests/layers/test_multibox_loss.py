@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 import slow_formulas as slow
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from layers.box_utils import jaccard, point_form
 from layers.modules import MultiBoxLoss
+from layers.modules.multibox_loss import matched_priors
 
 
 def criterion(classes=21):
@@ -15,180 +17,130 @@ def criterion(classes=21):
     return MultiBoxLoss(classes, 0.5, True, 0, True, 3, 0.5, False, False)
 
 
-def loss_by_hand(loc, conf, priors, targets, neg_pos=3):
-    """(loss_l, loss_c, selected): selected is a set of (picture, prior) that count in the confidence loss."""
-    loc, conf, priors_as_rows = loc.tolist(), conf.double().numpy(), priors.tolist()
+def assert_loss_by_hand(loss, loc, conf, priors, targets):
+    """Compare the losses, and which priors count in the confidence loss."""
+    conf.requires_grad_()
+    loss_l, loss_c = loss((loc, conf, priors), targets)
+    loss_c.backward()
     sum_l = sum_c = positives = 0
-    selected = set()
-    for picture, target in enumerate(targets):
-        overlaps = jaccard(target[:, :4], point_form(priors)).numpy()
-        matched = slow.match(overlaps, 0.5) if len(target) else [-1] * len(priors)
-        positive = [prior for prior, truth in enumerate(matched) if truth >= 0]
+    selected = torch.zeros(conf.shape[:2], dtype=torch.bool)
+    for image, target in enumerate(targets):
+        matched = slow.match(jaccard(target[:, :4], point_form(priors)).numpy(), 0.5)
         classes = [0 if truth < 0 else int(target[truth, 4]) + 1 for truth in matched]
-        cost = [-np.log(slow.softmax(conf[picture, prior])[classes[prior]]) for prior in range(len(priors))]
-        negatives = sorted((prior for prior, truth in enumerate(matched) if truth < 0), key=lambda prior: -cost[prior])
-        chosen = positive + negatives[: neg_pos * len(positive)]
+        rows = conf[image].tolist()
+        cost = [-np.log(slow.softmax(rows[prior])[class_]) for prior, class_ in enumerate(classes)]
+        positive = [prior for prior, class_ in enumerate(classes) if class_]
+        negative = sorted((prior for prior, class_ in enumerate(classes) if not class_), key=lambda prior: -cost[prior])
+        chosen = positive + negative[: loss.negpos_ratio * len(positive)]
         for prior in positive:
-            offsets = slow.encode(target[matched[prior], :4].tolist(), priors_as_rows[prior])
-            sum_l += slow.smooth_l1(loc[picture][prior], offsets)
+            offsets = slow.encode(target[matched[prior], :4].tolist(), priors[prior].tolist(), loss.variance)
+            sum_l += slow.smooth_l1(loc[image, prior].tolist(), offsets)
         sum_c += sum(cost[prior] for prior in chosen)
         positives += len(positive)
-        selected |= {(picture, prior) for prior in chosen}
-    return sum_l / max(positives, 1), sum_c / max(positives, 1), selected
+        selected[image, chosen] = True
+    assert loss_l.item() == pytest.approx(sum_l / positives, rel=1e-5)
+    assert loss_c.item() == pytest.approx(sum_c / positives, rel=1e-5)
+    assert torch.equal((conf.grad != 0).any(dim=-1), selected)
 
 
-@pytest.fixture(scope="module")
-def golden_result(priors300):
-    """(loss_l, loss_c, gradient of loc, gradient of conf) of the golden input."""
+def test_golden(golden, priors300):
     loc, conf, targets = golden_inputs.loss()
     loc.requires_grad_()
     conf.requires_grad_()
     loss_l, loss_c = criterion()((loc, conf, priors300), targets)
     (loss_l + loss_c).backward()
-    return loss_l.item(), loss_c.item(), loc.grad, conf.grad
+    assert loss_l.item() == pytest.approx(float(golden["loss_l"]), rel=1e-5)
+    assert loss_c.item() == pytest.approx(float(golden["loss_c"]), rel=1e-5)
+    positive = torch.from_numpy(golden["match_conf"]) > 0
+    np.testing.assert_allclose(loc.grad[positive].numpy(), golden["loss_grad_loc_positives"], rtol=1e-5, atol=1e-8)
+    assert not loc.grad[~positive].any()
+    selected = np.unpackbits(golden["loss_selected"])[: 4 * 8732].reshape(4, 8732).astype(bool)
+    assert np.array_equal((conf.grad != 0).any(dim=-1).numpy(), selected)
 
 
-class TestGolden:
-    def test_losses(self, golden, golden_result):
-        assert golden_result[0] == pytest.approx(float(golden["loss_l"]), rel=1e-5)
-        assert golden_result[1] == pytest.approx(float(golden["loss_c"]), rel=1e-5)
+@pytest.mark.parametrize("neg_pos", [1, 3, 10])
+def test_few_priors_equal_the_formula(generator, neg_pos):
+    """With many objects there are fewer negatives than may be mined; all of them count.
 
-    def test_gradient_of_the_offsets(self, golden, golden_result):
-        positive = torch.from_numpy(golden["match_conf"]) > 0
-        gradient = golden_result[2]
-        np.testing.assert_allclose(gradient[positive].numpy(), golden["loss_grad_loc_positives"], rtol=1e-5, atol=1e-8)
-        assert not gradient[~positive].any()
-
-    def test_priors_that_count(self, golden, golden_result):
-        selected = np.unpackbits(golden["loss_selected"])[: 4 * 8732].reshape(4, 8732).astype(bool)
-        assert np.array_equal((golden_result[3] != 0).any(dim=-1).numpy(), selected)
-
-
-class TestAgainstTheFormula:
-    @pytest.mark.parametrize("seed", [1, 2])
-    def test_other_seeds(self, priors300, seed):
-        loc, conf, targets = golden_inputs.loss(seed)
-        conf.requires_grad_()
-        loss_l, loss_c = criterion()((loc, conf, priors300), targets)
-        loss_c.backward()
-        expected_l, expected_c, selected = loss_by_hand(loc, conf.detach(), priors300, targets)
-        assert loss_l.item() == pytest.approx(expected_l, rel=1e-5)
-        assert loss_c.item() == pytest.approx(expected_c, rel=1e-5)
-        assert {tuple(pair) for pair in (conf.grad != 0).any(dim=-1).nonzero().tolist()} == selected
-
-    @pytest.mark.parametrize("neg_pos", [1, 3, 10])
-    def test_few_priors(self, generator, neg_pos):
-        """With many objects to few priors there aren't negatives enough; all that there are count."""
-        priors = torch.rand(40, 4, generator=generator) * 0.4 + 0.3
-        corner = torch.rand(3, 5, 2, generator=generator) * 0.5
-        size = torch.rand(3, 5, 2, generator=generator) * 0.4 + 0.05
-        labels = torch.randint(0, 4, (3, 5, 1), generator=generator).float()
-        targets = list(torch.cat([corner, corner + size, labels], dim=-1))
-        loc, conf = torch.randn(3, 40, 4, generator=generator), torch.randn(3, 40, 5, generator=generator)
-        conf.requires_grad_()
-        loss_l, loss_c = MultiBoxLoss(5, 0.5, neg_pos=neg_pos)((loc, conf, priors), targets)
-        loss_c.backward()
-        expected_l, expected_c, selected = loss_by_hand(loc, conf.detach(), priors, targets, neg_pos)
-        assert loss_l.item() == pytest.approx(expected_l, rel=1e-5)
-        assert loss_c.item() == pytest.approx(expected_c, rel=1e-5)
-        assert {tuple(pair) for pair in (conf.grad != 0).any(dim=-1).nonzero().tolist()} == selected
-
-    def test_objects_that_share_a_best_prior_both_count(self, priors300):
-        """Two equal boxes of two classes, too small for an overlap of 0.5 with any prior."""
-        box = [0.5, 0.5, 0.52, 0.52]
-        target = torch.tensor([[*box, 3.0], [*box, 7.0]])
-        _, conf_t = criterion().match_targets([target], priors300)
-        assert sorted(conf_t[conf_t > 0].tolist()) == [4, 8]
-
-    def test_variance(self, priors300):
-        target = torch.tensor([[0.2, 0.2, 0.6, 0.7, 0.0]])
-        conf = torch.zeros(1, 8732, 21)
-        for variance in ((0.1, 0.2), (0.5, 0.4)):
-            loss = MultiBoxLoss(21, variance=variance)
-            loc_t, conf_t = loss.match_targets([target], priors300)
-            prior = int(conf_t[0].nonzero()[0])
-            expected = slow.encode(target[0, :4].tolist(), priors300[prior].tolist(), variance)
-            assert loc_t[0, prior].tolist() == pytest.approx(expected, abs=1e-4)
-            assert loss((loc_t, conf, priors300), [target])[0].item() == 0
+    Logits of the images lie far apart: the lineage's log-sum-exp, which subtracts the maximum of the batch, overflows.
+    """
+    priors = torch.rand(40, 4, generator=generator) * 0.4 + 0.3
+    corner = torch.rand(3, 5, 2, generator=generator) * 0.5
+    size = torch.rand(3, 5, 2, generator=generator) * 0.4 + 0.05
+    labels = torch.randint(0, 4, (3, 5, 1), generator=generator).float()
+    targets = list(torch.cat([corner, corner + size, labels], dim=-1))
+    loc, conf = torch.randn(3, 40, 4, generator=generator), torch.randn(3, 40, 5, generator=generator)
+    conf += torch.tensor([60.0, -60.0, 0.0])[:, None, None]
+    loss = MultiBoxLoss(5, 0.5, neg_pos=neg_pos, variance=[0.3, 0.4])
+    assert_loss_by_hand(loss, loc, conf, priors, targets)
 
 
-class TestEdges:
-    def test_a_batch_is_the_weighted_mean_of_its_singles(self, priors300):
-        """Each picture mines for itself; only N is shared."""
-        loc, conf, targets = golden_inputs.loss(4)
-        positives = (criterion().match_targets(targets, priors300)[1] > 0).sum(dim=1)
-        assert len(set(positives.tolist())) > 1
-        singles = torch.tensor(
-            [criterion()((loc[i : i + 1], conf[i : i + 1], priors300), targets[i : i + 1]) for i in range(4)]
-        )
-        together = torch.tensor(criterion()((loc, conf, priors300), targets))
-        torch.testing.assert_close(together, (singles * positives[:, None]).sum(0) / positives.sum(), rtol=1e-5, atol=0)
+def test_a_batch_is_the_weighted_mean_of_its_singles(priors300):
+    """Each image mines for itself; only N is shared."""
+    loc, conf, targets = golden_inputs.loss(4)
+    positives = (criterion().match_targets(targets, priors300)[1] > 0).sum(dim=1)
+    assert len(set(positives.tolist())) > 1
+    singles = [criterion()((loc[i, None], conf[i, None], priors300), targets[i : i + 1]) for i in range(4)]
+    together = torch.tensor(criterion()((loc, conf, priors300), targets))
+    expected = (torch.tensor(singles) * positives[:, None]).sum(0) / positives.sum()
+    torch.testing.assert_close(together, expected, rtol=1e-5, atol=0)
 
-    def test_pictures_without_objects_add_nothing(self, priors300):
-        loc, conf, targets = golden_inputs.loss(5)
-        alone = criterion()((loc[:1], conf[:1], priors300), targets[:1])
-        empty = torch.zeros(0, 5)
-        for order in ([targets[0], empty], [empty, targets[0]]):
-            place = [0, 1] if order[1] is empty else [1, 0]
-            both = criterion()((loc[place], conf[place], priors300), order)
-            assert torch.tensor(both).tolist() == pytest.approx(torch.tensor(alone).tolist(), rel=1e-6)
 
-    @pytest.mark.parametrize(
-        "target", [torch.zeros(0, 5), torch.tensor([[0.4, 0.4, 0.4, 0.6, 2.0], [0.9, 0.9, 0.8, 0.8, 1.0]])]
-    )
-    def test_a_batch_without_positives(self, priors300, target):
-        """No objects at all, or none that has an area."""
-        loc, conf, _ = golden_inputs.loss(6)
-        loc.requires_grad_()
-        conf.requires_grad_()
-        loss_l, loss_c = criterion()((loc, conf, priors300), [target] * 4)
-        assert (loss_l.item(), loss_c.item()) == (0, 0)
-        (loss_l + loss_c).backward()
-        assert torch.equal(loc.grad, torch.zeros_like(loc))
-        assert torch.equal(conf.grad, torch.zeros_like(conf))
+@pytest.mark.parametrize(
+    "nothing", [torch.zeros(0, 5), torch.tensor([[0.4, 0.4, 0.4, 0.6, 2.0], [0.9, 0.9, 0.8, 0.8, 1.0]])]
+)
+def test_images_without_objects(priors300, nothing):
+    """No objects, or none that has an area: they add nothing, alone or beside other objects."""
+    loc, conf, targets = golden_inputs.loss(5)
+    alone = torch.tensor(criterion()((loc[:1], conf[:1], priors300), targets[:1]))
+    both = torch.tensor(criterion()((loc[:2], conf[:2], priors300), [torch.cat([targets[0], nothing]), nothing]))
+    torch.testing.assert_close(both, alone, rtol=1e-6, atol=0)
+    losses = criterion()((loc.requires_grad_(), conf.requires_grad_(), priors300), [nothing] * 4)
+    assert [loss.item() for loss in losses] == [0, 0]
+    sum(losses).backward()
+    assert not loc.grad.any()
+    assert not conf.grad.any()
 
-    def test_degenerate_objects_do_not_disturb_the_others(self, priors300):
-        loc, conf, targets = golden_inputs.loss(7)
-        spoilt = [torch.cat([target, torch.tensor([[0.5, 0.5, 0.5, 0.9, 4.0]])]) for target in targets]
-        expected = torch.tensor(criterion()((loc, conf, priors300), targets))
-        assert torch.equal(torch.tensor(criterion()((loc, conf, priors300), spoilt)), expected)
 
-    def test_large_logits_do_not_overflow(self, priors300):
-        """The lineage's log-sum-exp subtracts the maximum of the batch; rows far below it become infinite there."""
-        loc, conf, targets = golden_inputs.loss(8)
-        conf = conf.clone()
-        conf[0] += 500
-        conf[1] -= 500
-        shifted = criterion()((loc, conf, priors300), targets)[1]
-        plain = criterion()((loc, golden_inputs.loss(8)[1], priors300), targets)[1]
-        assert shifted.item() == pytest.approx(plain.item(), rel=1e-3)
+def test_infinity_at_priors_that_do_not_count(priors300):
+    loc, conf, targets = golden_inputs.loss(9)
+    unmatched = int((criterion().match_targets(targets, priors300)[1][0] == 0).nonzero()[0])
+    conf[0, unmatched, 0] = 1e4  # sure of the background: never mined
+    expected = criterion()((loc, conf, priors300), targets)
+    loc[0, unmatched] = torch.inf
+    assert criterion()((loc, conf, priors300), targets) == expected
 
-    def test_infinity_in_a_row_that_does_not_count(self, priors300):
-        loc, conf, targets = golden_inputs.loss(9)
-        unmatched = int((criterion().match_targets(targets, priors300)[1][0] == 0).nonzero()[0])
-        expected = criterion()((loc, conf, priors300), targets)[0].item()
-        loc[0, unmatched] = float("inf")
-        assert criterion()((loc, conf, priors300), targets)[0].item() == expected
 
-    def test_bfloat16_predictions(self, priors300):
-        """The loss is computed in float32 whatever the network ran in; the gradient goes back in its dtype."""
-        loc, conf, targets = golden_inputs.loss(10)
-        loc, conf = loc.bfloat16().requires_grad_(), conf.bfloat16().requires_grad_()
-        losses = criterion()((loc, conf, priors300.bfloat16().float()), targets)
-        exact = criterion()((loc.detach().float(), conf.detach().float(), priors300.bfloat16().float()), targets)
-        assert all(loss.dtype == torch.float32 for loss in losses)
-        assert [loss.item() for loss in losses] == [loss.item() for loss in exact]
-        sum(losses).backward()
-        assert loc.grad.dtype == torch.bfloat16
-        assert loc.grad.any()
+def test_bfloat16_predictions(priors300):
+    """The loss is computed in float32 whatever the network ran in; the gradient has the network's dtype."""
+    loc, conf, targets = golden_inputs.loss(10)
+    loc, conf = loc.bfloat16().requires_grad_(), conf.bfloat16().requires_grad_()
+    losses = criterion()((loc, conf, priors300), targets)
+    assert losses == criterion()((loc.float(), conf.float(), priors300), targets)
+    assert all(loss.dtype == torch.float32 for loss in losses)
+    sum(losses).backward()
+    assert loc.grad.dtype == conf.grad.dtype == torch.bfloat16
 
-    def test_priors_repeated_by_data_parallel(self, priors300):
-        """DataParallel stacks the priors of its replicas."""
-        loc, conf, targets = golden_inputs.loss(11)
-        once = criterion()((loc, conf, priors300), targets)
-        assert criterion()((loc, conf, priors300.repeat(2, 1)), targets) == once
 
-    def test_a_class_beyond_the_last_is_refused(self, priors300):
-        loc, conf, _ = golden_inputs.loss()
-        with pytest.raises((ValueError, IndexError)):
-            criterion()((loc, conf, priors300), [torch.tensor([[0.1, 0.1, 0.5, 0.5, 20.0]])] * 4)
+def test_priors_repeated_by_data_parallel(priors300):
+    loc, conf, targets = golden_inputs.loss(11)
+    once = criterion()((loc, conf, priors300), targets)
+    assert criterion()((loc, conf, priors300.repeat(2, 1)), targets) == once
+
+
+def test_no_synchronization_on_cuda():
+    """A fake tensor raises when its values would decide a shape or go to the host."""
+    with FakeTensorMode(), torch.device("cuda"):
+        loc, conf = torch.rand(4, 8732, 4, requires_grad=True), torch.rand(4, 8732, 21, requires_grad=True)
+        conf_t = torch.zeros(4, 8732, dtype=torch.int64)
+        loss_l, loss_c = criterion().sums(loc, conf, torch.rand(4, 8732, 4), conf_t)
+        loss = (loss_l + loss_c) / matched_priors(conf_t)
+    assert (loss.device.type, loss.shape, loss.requires_grad) == ("cuda", (), True)
+
+
+def test_the_lineages_attributes():
+    loss = MultiBoxLoss(21, 0.4, False, 1, False, 2, 0.3, True, False, variance=[0.3, 0.4])
+    names = "num_classes threshold use_prior_for_matching background_label do_neg_mining"
+    assert [getattr(loss, name) for name in names.split()] == [21, 0.4, False, 1, False]
+    names = "negpos_ratio neg_overlap encode_target use_gpu variance"
+    assert [getattr(loss, name) for name in names.split()] == [2, 0.3, True, False, (0.3, 0.4)]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from synthetic import make_coco, make_voc, write_annotation, write_image, write_split
 
-from metrics.ground_truth import open_evaluation_set
+from metrics.ground_truth import note, open_evaluation_set
 from utils.errors import InputError
 
 CAT, DOG = ("cat", (11, 12, 40, 50), False), ("dog", (1, 1, 100, 80), True)
@@ -16,154 +16,147 @@ def folder(tmp_path):
 
 
 def test_folder_is_read_as_it_stands(folder):
-    pictures = open_evaluation_set(str(folder))
-    assert pictures.title == "VOC2007 val"
-    assert pictures.ids == ("a", "b", "c")  # b has no object, and is scored all the same
-    assert pictures.sizes == ((100, 80),) * 3
-    assert [path.name for path in pictures.paths] == ["a.jpg", "b.jpg", "c.jpg"]
-    truth, notes = pictures.ground_truth(["dog", "cat"])
-    assert truth.pictures.tolist() == [0, 0, 2]
+    images = open_evaluation_set(folder)
+    assert (images.title, images.split) == ("VOC2007 val", "val")
+    assert images.ids == ("a", "b", "c")  # b has no objects, and is scored all the same
+    assert [path.name for path in images.paths] == ["a.jpg", "b.jpg", "c.jpg"]
+    assert images.class_names == ("cat", "dog")
+    truth, notes = images.ground_truth(["dog", "cat"])
+    assert truth.images.tolist() == [0, 0, 2]
     assert truth.labels.tolist() == [1, 0, 1]
     assert truth.difficult.tolist() == [False, True, False]
     assert truth.boxes.tolist() == [[11, 12, 40, 50], [1, 1, 100, 80], [11, 12, 40, 50]]
     assert notes == []
-    assert pictures.notes == ()
-
-
-def test_annotation_without_difficult_is_not_difficult(folder):
-    write_annotation(folder, "b", [("cat", (1, 1, 5, 5), None)])
-    assert open_evaluation_set(str(folder)).object_difficult.tolist() == [False, True, False, False]
+    assert images.notes == ()
 
 
 def test_year_and_split_are_taken_from_the_name(folder):
     make_voc(folder.parent / "VOC2012", {"z": [CAT]}, split="val")
     write_split(folder, "test", ["a"])
-    root = str(folder.parent)
+    write_split(folder, "val_small", ["c"])
+    root = folder.parent
     assert open_evaluation_set("VOC", root).ids == ("a",)
     assert open_evaluation_set("VOC", root).title == "VOC2007 test"
     assert open_evaluation_set("VOC", root, "val").ids == ("a", "b", "c")
-    write_split(folder, "val_small", ["c"])
     assert open_evaluation_set("VOC", root, "val_small").ids == ("c",)
     year_2012 = open_evaluation_set("VOC", root, "2012_val")
     assert (year_2012.ids, year_2012.split) == (("z",), "val")
 
 
-def test_missing_split_names_those_that_are_there(folder):
-    with pytest.raises(InputError, match=r"train\.txt isn't there.*has val"):
-        open_evaluation_set(str(folder), split="train")
+def test_missing_data_names_the_file_and_the_download_script(folder, tmp_path):
+    with pytest.raises(InputError, match=r"train\.txt"):
+        open_evaluation_set(folder, split="train")
+    (tmp_path / "empty").mkdir()
+    for dataset in ("VOC", "COCO"):
+        with pytest.raises(InputError, match=f"data/scripts/{dataset}.*GB"):
+            open_evaluation_set(dataset, tmp_path / "empty")
+    with pytest.raises(InputError, match="neither VOC, COCO, ILSVRC nor a folder"):
+        open_evaluation_set(tmp_path / "empty")
 
 
-def test_missing_data_says_where_they_come_from(tmp_path):
-    with pytest.raises(InputError, match="data/scripts"):
-        open_evaluation_set("VOC", str(tmp_path))
-    with pytest.raises(InputError, match="data/scripts"):
-        open_evaluation_set("COCO", str(tmp_path))
-    with pytest.raises(InputError, match="neither VOC nor COCO nor a folder"):
-        open_evaluation_set(str(tmp_path))
-
-
-def test_pictures_without_annotation_are_counted_and_named(folder):
-    for picture_id in ("x", "y"):
-        write_image(folder / "JPEGImages" / f"{picture_id}.jpg")
-    write_split(folder, "val", ["x", "a", "y"])
-    pictures = open_evaluation_set(str(folder))
-    assert pictures.ids == ("a",)
-    assert len(pictures.notes) == 1
-    assert pictures.notes[0].startswith("2 pictures")
-    assert pictures.notes[0].endswith(": x, y")
-
-
-def test_annotations_without_picture_are_counted_and_named_where_pictures_are_needed(folder):
+def test_images_without_annotation_or_file_are_counted_and_named(folder):
+    write_split(folder, "val", ["x", "a", "y", "c"])
     (folder / "JPEGImages" / "c.jpg").unlink()
-    pictures = open_evaluation_set(str(folder))
-    assert pictures.ids == ("a", "b")
-    assert len(pictures.notes) == 1
-    assert pictures.notes[0].startswith("1 annotated pictures")
-    assert pictures.notes[0].endswith(": c")
-    assert open_evaluation_set(str(folder), pictures=False).ids == ("a", "b", "c")
+    images = open_evaluation_set(folder)
+    assert images.ids == ("a",)
+    assert images.notes == (
+        "left out 2 images of split val without annotation: x, y",
+        "left out 1 image of split val without image file: c",
+    )
+    without_files = open_evaluation_set(folder, images=False)
+    assert (without_files.ids, without_files.paths) == (("a", "c"), ())
 
 
 def test_nothing_left_to_score_is_refused(folder):
-    write_split(folder, "val", ["nothing"])
-    with pytest.raises(InputError, match="no picture that can be scored"):
-        open_evaluation_set(str(folder))
+    write_split(folder, "val", [*map(str, range(20))])
+    with pytest.raises(InputError, match=r"no images to score in split val; left out 20 .*: 0, 1, 2, 3, 4, \.\.\.$"):
+        open_evaluation_set(folder)
     write_split(folder, "val", [])
     with pytest.raises(InputError, match=r"val\.txt"):
-        open_evaluation_set(str(folder))
-
-
-def test_pictures_are_needed_only_for_a_network(tmp_path):
-    folder = make_voc(tmp_path / "bare", {"a": [CAT]}, pictures=False)
-    assert open_evaluation_set(str(folder), pictures=False).paths == (None,)
-    with pytest.raises(InputError, match="JPEGImages isn't there"):
-        open_evaluation_set(str(folder))
+        open_evaluation_set(folder)
 
 
 @pytest.mark.parametrize("name", ["a.JPG", "a.jpeg", "a.PNG"])
 def test_any_usual_suffix_will_do(tmp_path, name):
-    folder = make_voc(tmp_path / "mine", {"a": [CAT]}, pictures=False)
+    folder = make_voc(tmp_path / "mine", {"a": [CAT]}, images=False)
     write_image(folder / "JPEGImages" / name)
-    assert open_evaluation_set(str(folder)).paths[0].name == name
+    assert open_evaluation_set(folder).paths[0].name == name
 
 
 @pytest.mark.parametrize(
     "text", ["<annotation><object>", "", "<annotation><object><name>cat</name></object></annotation>"]
 )
-def test_broken_annotation_is_refused_by_name(folder, text):
+def test_damaged_annotation_is_refused_by_name(folder, text):
     (folder / "Annotations" / "b.xml").write_text(text)
     with pytest.raises(InputError, match=r"b\.xml"):
-        open_evaluation_set(str(folder))
+        open_evaluation_set(folder)
 
 
 def test_inverted_boxes_are_counted_and_named(folder):
     write_annotation(folder, "b", [("cat", (40, 1, 30, 20), False), CAT, ("dog", (1, 9, 9, 1), False)])
-    pictures = open_evaluation_set(str(folder))
-    assert len(pictures.object_names) == 4
-    assert len(pictures.notes) == 1
-    assert pictures.notes[0].startswith("2 boxes have xmin > xmax")
-    assert pictures.notes[0].endswith(": b (cat), b (dog)")
+    images = open_evaluation_set(folder)
+    assert len(images.objects) == 4
+    assert images.notes == ("left out 2 objects with xmin > xmax or ymin > ymax: b (cat), b (dog)",)
 
 
-def test_objects_of_unlisted_classes_are_counted_and_named(folder):
-    truth, notes = open_evaluation_set(str(folder)).ground_truth(["dog"])
-    assert len(truth) == 1
-    assert notes == ["2 objects are of 1 classes that aren't in the class list and are left out: cat (2)"]
+def test_objects_of_other_classes_are_counted_and_named(folder):
+    truth, notes = open_evaluation_set(folder).ground_truth(["cat", "sofa"])
+    assert truth.labels.tolist() == [0, 0]
+    assert notes == ["left out the objects of 1 class name outside the class list: dog (1)"]
+
+
+@pytest.mark.parametrize("names", [["sofa"], ["dog"]])
+def test_a_data_set_of_other_classes_is_refused(folder, names):
+    """dog has only difficult objects: there is nothing to find."""
+    with pytest.raises(InputError, match=f"^VOC2007 val: no objects of {names[0]}; annotated: cat, dog$"):
+        open_evaluation_set(folder).ground_truth(names)
 
 
 def test_repeated_ids_are_scored_once(folder):
-    write_split(folder, "val", ["a", "c", "a"])
-    pictures = open_evaluation_set(str(folder))
-    assert pictures.ids == ("a", "c")
-    assert pictures.notes[0].endswith(": a")
-
-
-def test_long_lists_show_the_first_names(folder):
-    write_split(folder, "val", ["a", *map(str, range(20))])
-    (line,) = open_evaluation_set(str(folder)).notes
-    assert line.startswith("20 pictures")
-    assert line.endswith(": 0, 1, 2, 3, 4, ...")
+    write_split(folder, "val", ["c", "a", "c"])
+    images = open_evaluation_set(folder)
+    assert images.ids == ("c", "a")
+    assert images.objects.images.tolist() == [0, 1, 1]
 
 
 def test_coco_takes_ids_and_classes_from_the_json(tmp_path):
-    root = make_coco(
-        tmp_path,
-        {42: [(18, (10, 20, 30, 40), 0), (1, (0, 0, 100, 80), 1)], 7: []},
-        {18: "dog", 1: "person", 90: "toothbrush"},
-    )
-    pictures = open_evaluation_set("COCO", str(root))
-    assert pictures.class_names == ("person", "dog", "toothbrush")
-    assert pictures.ids == ("7", "42")
-    truth, notes = pictures.ground_truth(pictures.class_names)
+    objects = {42: [(18, (10, 20, 30, 40), 0), (1, (0, 0, 100, 80), 1)], 7: []}
+    root = make_coco(tmp_path, objects, {18: "dog", 1: "person", 90: "toothbrush"})
+    images = open_evaluation_set("COCO", root)
+    assert images.class_names == ("person", "dog", "toothbrush")
+    assert images.ids == (42, 7)
+    truth, notes = images.ground_truth(images.class_names)
     assert truth.labels.tolist() == [1, 0]
     assert truth.difficult.tolist() == [False, True]
-    assert truth.pictures.tolist() == [1, 1]
+    assert truth.images.tolist() == [0, 0]
     assert np.array_equal(truth.boxes, [[11, 21, 41, 61], [1, 1, 101, 81]])
     assert notes == []
+    (root / "images" / "val2017" / "000000000007.jpg").unlink()
+    assert open_evaluation_set("COCO", root).notes == ("left out 1 image of split val2017 without image file: 7",)
 
 
-def test_coco_pictures_that_are_missing_are_counted_and_named(tmp_path):
-    root = make_coco(tmp_path, {1: [], 2: []}, {1: "person"})
-    (root / "images" / "val2017" / "000000000002.jpg").unlink()
-    pictures = open_evaluation_set("COCO", str(root))
-    assert pictures.ids == ("1",)
-    assert "000000000002.jpg" in pictures.notes[0]
+def test_ilsvrc_translates_wordnet_ids(tmp_path):
+    """The paper's split val2 by default, else val."""
+    dog, unknown = ("n02084071", (11, 12, 40, 50), None), ("n99999999", (1, 1, 9, 9), None)
+    make_voc(tmp_path / "voc", {"one": [dog], "two": [dog, unknown]}, images=False)
+    (tmp_path / "Annotations" / "DET").mkdir(parents=True)
+    (tmp_path / "voc" / "Annotations").rename(tmp_path / "Annotations" / "DET" / "val")
+    lists = tmp_path / "ImageSets" / "DET"
+    lists.mkdir(parents=True)
+    (lists / "val.txt").write_text("one 1\ntwo 2\n")
+    for name in ("one", "two"):
+        write_image(tmp_path / "Data" / "DET" / "val" / f"{name}.JPEG")
+    images = open_evaluation_set("ILSVRC", tmp_path)
+    assert (images.title, images.ids, images.class_names) == ("ILSVRC DET val", ("one", "two"), ("dog", "n99999999"))
+    truth, notes = images.ground_truth(["accordion", "dog"])
+    assert truth.labels.tolist() == [1, 1]
+    assert notes[0].endswith(": n99999999 (1)")
+    (lists / "val2.txt").write_text("two 1\n")
+    assert open_evaluation_set("ILSVRC", tmp_path).ids == ("two",)
+
+
+def test_notes_can_be_printed_whatever_they_name():
+    assert note("left out {}", "image", ["\ud800", "a\x1b[2J", 7]) == ["left out 3 images: \\ud800, a\\x1b[2J, 7"]
+    assert note("left out {}", "image", ["x" * 9999]) == [f"left out 1 image: {'x' * 100}"]
+    assert note("no {} in {0.__class__}", "file", ["a"]) == ["no 1 file in {0.__class__}: a"]
+    assert note("left out {}", "image", []) == []

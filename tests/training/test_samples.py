@@ -173,7 +173,7 @@ class TestOpenImages:
             ({"classes": ["dog", "cat", "dog"]}, "dog is listed twice"),
             ({"splits": ["nothing"]}, "nothing.txt"),
             ({"dataset": "nowhere"}, "--dataset nowhere"),
-            ({"dataset": "COCO", "splits": ["a", "b"]}, "one --train_split"),
+            ({"dataset": "COCO", "splits": ["a", "b"]}, "COCO takes one split"),
         ],
     )
     def test_what_cannot_be_opened(self, tmp_path, settings, words):

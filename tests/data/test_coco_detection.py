@@ -134,9 +134,6 @@ def image(**changes):
         (entry(bbox=[0, 0, 1, True]), "four finite numbers"),
         (entry(bbox=[9] * 9999), r"has bbox \[9, 9, "),
         ({"annotations": [{"image_id": 7, "category_id": 1}]}, "'bbox' is missing"),
-        (image(width="wide"), "width and height of image 7"),
-        (image(height=None), "width and height of image 7"),
-        (image(width=1e300), "width and height of image 7"),
         (image(id="a\x1b[2J"), "the image id .* is invalid, it contains control characters"),
         (image(id="a" * 201), "the image id .* is invalid, it has 201 characters"),
         (image(file_name=""), "the file_name of image 7 is invalid, it is empty"),
@@ -162,7 +159,9 @@ def test_a_json_with_read_errors_is_named(root):
 
 
 def test_a_missing_split_is_answered_with_the_present_ones(root):
-    with pytest.raises(InputError, match=r"instances_trainval35k\.json: no such file; .* train2017 \(which contains"):
+    with pytest.raises(
+        InputError, match=r"instances_trainval35k\.json: no such file; choose another split, found: train2017 "
+    ):
         COCODetection(root)
 
 

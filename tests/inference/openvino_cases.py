@@ -1,0 +1,173 @@
+"""OpenVINO finds what PyTorch finds; int8 comes close and is cached. Run by test_openvino.py."""
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import openvino
+import pytest
+import torch
+from lively import lively_network
+
+from data.transforms import resize, to_input
+from inference import Detector
+from inference import openvino as engine
+from inference.openvino import SAMPLE, OpenVINONetwork, choose_openvino_precision, quantized
+from inference.video import VideoReader
+from utils.errors import InputError
+from utils.images import write_image
+from weights.catalogue import EMBEDDED
+from weights.checkpoint import load_network
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSD_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def quantizations(monkeypatch):
+    """Make quantization fast and without effect; return the list of its calls' inputs."""
+    calls = []
+    monkeypatch.setattr(engine, "CALIBRATION_IMAGES", 2)
+    monkeypatch.setattr(engine, "quantize", lambda model, inputs: (calls.append(inputs), model)[1])
+    return calls
+
+
+def clip_frames(step):
+    with VideoReader(SAMPLE) as reader:
+        return list(reader)[::step]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_heads_agree_at_any_batch_and_outputs_are_copies(threads):
+    net, _ = lively_network()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    run = OpenVINONetwork(net, torch.float32)
+    torch.set_num_threads(before)
+    assert run.compiled.get_property("INFERENCE_NUM_THREADS") == threads
+    inputs = [torch.randn(batch, 3, 300, 300) * 50 for batch in (1, 3, 1)]
+    outputs = [run(x) for x in inputs]
+    with ThreadPoolExecutor(2) as pool:
+        outputs += pool.map(run, inputs)
+    for x, found in zip(inputs * 2, outputs, strict=True):
+        with torch.no_grad():
+            expected = net.raw(x)
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-4 * float(other.abs().max()))
+
+
+def test_the_same_detections_on_the_bundled_clip():
+    frames = clip_frames(60)
+    settings = {"device": "cpu", "precision": "float32", "threshold": 0.05}
+    expected = Detector(EMBEDDED, **settings)(frames)
+    detector = Detector(EMBEDDED, engine="openvino", **settings)
+    assert sum(map(len, expected)) > 30
+    for found, reference in zip(detector(frames), expected, strict=True):
+        assert found.names == reference.names
+        np.testing.assert_allclose(found.scores, reference.scores, atol=1e-4)
+        np.testing.assert_allclose(found.boxes, reference.boxes, atol=0.1)
+    assert detector.description.endswith("on cpu in float32 with openvino")
+
+
+def test_int8_comes_close(cache):
+    """The heads differ from float32, but little; the layers that int8 would harm stay in float32."""
+    net, info = load_network(EMBEDDED)
+    model = quantized(openvino.Core(), net, info.channel_order)
+    x = to_input(torch.from_numpy(np.stack([resize(frame, 300) for frame in clip_frames(40)])), info.channel_order)
+    loc, conf = OpenVINONetwork(net, torch.int8, info.channel_order)(x)  # from the cache
+    with torch.no_grad():
+        true_loc, true_conf = net.raw(x)
+    error = (conf.softmax(-1) - true_conf.softmax(-1)).abs()
+    assert error.max() > 1e-3  # it is int8
+    assert (error > 0.05).float().mean() < 1e-3
+    # Offsets count where a prior matches an object; elsewhere they are not trained.
+    matched = true_conf.softmax(-1)[..., 1:].amax(-1) > 0.3
+    assert matched.sum() > 20
+    assert (loc - true_loc)[matched].abs().mean() < 0.05 * true_loc[matched].abs().mean()
+    heads = {f"{head}.{index}" for head in ("loc", "conf") for index in range(2, 6)}
+    assert _layers_in_float(model) == {"vgg.0", *heads}
+
+
+def _layers_in_float(model):
+    layers = set()
+    for node in model.get_ops():
+        if node.get_type_name() == "Convolution":
+            source = node.input_value(1).get_node()
+            while source.get_type_name() != "Constant":  # what dequantizes the weights
+                source = source.input_value(0).get_node()
+            if source.get_element_type() != openvino.Type.i8:
+                layers.add(node.get_friendly_name().partition("/")[0].removeprefix("__module.net."))
+    return layers
+
+
+def test_the_quantized_network_is_cached(quantizations, cache, tmp_path, capsys):
+    core = openvino.Core()
+    net, _ = lively_network()
+    for order, folder, calls in (("RGB", None, 1), ("RGB", None, 1), ("BGR", None, 2), ("RGB", tmp_path, 3)):
+        write_image(tmp_path / "a.png", np.full((9, 9, 3), 50, np.uint8))
+        quantized(core, net, order, folder)
+        assert len(quantizations) == calls
+    write_image(tmp_path / "a.png", np.full((9, 9, 3), 60, np.uint8))
+    quantized(core, net, "RGB", tmp_path)
+    assert float(quantizations[-1][0].max()) == 60 - 104
+    with torch.no_grad():
+        net.vgg[0].weight.mul_(1.01)
+    quantized(core, net)
+    assert len(quantizations) == len(list(cache.glob("*.zip"))) == 5
+    assert f"quantizing to int8 with {tmp_path}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "empty", "folder"])
+def test_a_damaged_or_unwritable_cache_costs_only_time(damage, quantizations, cache, capsys):
+    core, (net, _) = openvino.Core(), lively_network()
+    quantized(core, net)
+    (path,) = cache.glob("*.zip")
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    if damage == "folder":
+        path.unlink()
+        path.mkdir()
+    else:
+        changed = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+        path.write_bytes({"cut": whole[:middle], "changed": changed, "empty": b""}[damage])
+    quantized(core, net)
+    assert len(quantizations) == 2
+    assert ("note: not cached" in capsys.readouterr().err) == (damage == "folder")
+    quantized(core, net)
+    assert len(quantizations) == (3 if damage == "folder" else 2)
+
+
+def test_calibration_images_that_cannot_be_used(tmp_path):
+    net, _ = lively_network()
+    for text, message in ((None, "no images in this folder"), ("not an image", r"a\.jpg")):
+        if text:
+            (tmp_path / "a.jpg").write_text(text)
+        with pytest.raises(InputError, match=message):
+            quantized(openvino.Core(), net, calibration=tmp_path)
+    with pytest.raises(InputError, match="--calibration .*none: no such folder"):
+        quantized(openvino.Core(), net, calibration=tmp_path / "none")
+
+
+@pytest.mark.parametrize("capable", [True, False])
+def test_auto_is_the_fastest_precision_that_keeps_the_accuracy(capable, monkeypatch):
+    capabilities = ["FP32", "INT8", *["BF16"] * capable]
+    monkeypatch.setattr(openvino, "Core", lambda: SimpleNamespace(get_property=lambda *_: capabilities))
+    assert choose_openvino_precision("auto") == (torch.bfloat16 if capable else torch.float32)
+    assert choose_openvino_precision("float32") == torch.float32
+    assert choose_openvino_precision("int8") == torch.int8
+    for name in ("float16", *["bfloat16"] * (not capable)):
+        with pytest.raises(InputError, match=f"--precision {name}"):
+            choose_openvino_precision(name)
+
+
+def test_nothing_is_reported_over_the_network(tmp_path, monkeypatch):
+    """Converting must not start OpenVINO's telemetry, which creates ~/intel."""
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    engine.convert(lively_network()[0])
+    assert not (tmp_path / "intel").exists()
+    assert "openvino_telemetry" not in sys.modules or not list(tmp_path.glob("*"))

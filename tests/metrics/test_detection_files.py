@@ -1,0 +1,126 @@
+"""Detection files: what is written is read again exactly, and whatever is wrong is named in one line."""
+
+import json
+
+import numpy as np
+import pytest
+
+from metrics.detection_files import read_detection_files, read_results, write_detection_files
+from metrics.voc import DetectionArrays
+from utils.errors import InputError
+
+IDS = ["000001", "2008_000002", "dog-7"]
+
+
+def write(folder, name, text):
+    (folder / f"det_val_{name}.txt").write_text(text)
+    return folder
+
+
+def test_files_read_back_with_float32_precision(tmp_path):
+    random = np.random.RandomState(0)
+    images, labels = np.sort(random.randint(0, len(IDS), 500)), random.randint(0, 2, 500)
+    found = DetectionArrays(images, labels, random.rand(500), random.rand(500, 4) * 500 - 20)
+    paths = write_detection_files(tmp_path, "val", IDS, ["cat", "dog", "emu"], found)  # no emu is detected
+    assert [path.name for path in paths] == ["det_val_cat.txt", "det_val_dog.txt", "det_val_emu.txt"]
+    assert paths[0].read_text().startswith(f"000001 {str(np.float32(found.scores[found.labels == 0][0]))} ")
+    names, again, notes = read_detection_files(tmp_path, "val", IDS, ["cat", "dog"])
+    assert (names, notes) == (("cat", "dog", "emu"), [])
+    by_class = found.take(np.argsort(found.labels, kind="stable"))
+    for name in ("images", "labels", "scores", "boxes"):
+        assert np.array_equal(getattr(again, name).astype("f4"), getattr(by_class, name).astype("f4"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "000001 0.5 1 2 3",
+        "000001 0.5 1 2 3 4 5",
+        "000001 0.5 1 2 3 four",
+        "000001 nan 1 2 3 4",
+        "000001 0.5 1 2 inf 4",
+        "000001 0.5 1 2 1e39 4",
+        f"000001 0.5 1 2 {'9' * 999} 4",
+        "\0",
+    ],
+)
+def test_bad_line_is_named_with_its_number(tmp_path, line):
+    folder = write(tmp_path, "cat", f"000001 0.9 1 2 3 4\n  \n{line}\n000001 bad\n")
+    with pytest.raises(InputError, match=r"det_val_cat\.txt, line 3: not an image id and five finite num") as caught:
+        read_detection_files(folder, "val", IDS, ["cat"])
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))
+    (tmp_path / "det_val_cat.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=r"det_val_cat\.txt: can't be read"):
+        read_detection_files(tmp_path, "val", IDS, ["cat"])
+
+
+def test_windows_line_ends_and_blank_lines_are_read(tmp_path):
+    (tmp_path / "det_val_cat.txt").write_bytes(b"\r\n000001 0.5 1 2 3 4\r\n  \r\ndog-7\t0.25 1 2 3 4")
+    _, found, _ = read_detection_files(tmp_path, "val", IDS, ["cat"])
+    assert found.images.tolist() == [0, 2]
+    assert found.scores.tolist() == [0.5, 0.25]
+
+
+def test_other_images_and_missing_files_are_counted_and_named(tmp_path):
+    write(tmp_path, "cat", "000001 0.5 1 2 3 4\nother 0.5 1 2 3 4\nother 0.4 1 2 3 4\n")
+    write(tmp_path, "unicorn", "000001 0.5 1 2 3 4\n")
+    names, found, notes = read_detection_files(tmp_path, "val", IDS, ["cat", "dog"])
+    assert names == ("cat", "dog", "unicorn")
+    assert found.labels.tolist() == [0, 2]
+    assert notes == [
+        "no det_val_<class>.txt for 1 class name: dog",
+        "left out the detections on 1 image outside split val: other",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("split", "text", "words"),
+    [
+        ("val", f"{'other' * 999} 0.5 1 2 3 4\n", "files of another data set"),
+        ("test", "", "it has files of split val"),
+        ("val", "", "no det_val_<class>.txt of the data set's classes .found unicorn."),
+        ("none/val", "", "no files det_none/val_<class>.txt"),
+    ],
+)
+def test_files_of_another_data_set_or_split_are_refused(tmp_path, split, text, words):
+    write(tmp_path, "cat" if text else "unicorn", text)
+    with pytest.raises(InputError, match=words) as caught:
+        read_detection_files(tmp_path, split, IDS, ["cat"])
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))
+
+
+GOOD = {"image_id": 3, "category_id": 9, "bbox": [1, 2, 3, 4], "score": 0.5}
+
+
+def test_results_json_is_read_into_corners(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps([GOOD, {**GOOD, "image_id": 4}, {**GOOD, "category_id": 1}]))
+    found, notes = read_results(path, [2, 3], [9])
+    assert found.images.tolist() == [1]
+    assert found.boxes.tolist() == [[2, 3, 5, 7]]
+    assert notes == ["left out 2 results of other images or categories: image 4 category 9, image 3 category 1"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "can't be read|not a COCO"),
+        ('{"images": []}', "not a list of results"),
+        (json.dumps([GOOD, {"image_id": 3}]), "result 1: invalid"),
+        (json.dumps([GOOD, {**GOOD, "bbox": [1, 2, 3]}]), "result 1: invalid"),
+        (json.dumps([GOOD, {**GOOD, "score": float("nan")}]), "result 1: invalid"),
+        (json.dumps([GOOD, {**GOOD, "score": "x" * 9999}]), "result 1: invalid"),
+        (json.dumps([GOOD, {**GOOD, "bbox": [1, 2, 3] * 999}]), "result 1: invalid"),
+        (json.dumps([GOOD, {**GOOD, "bbox": [1, 2, 3, 1e39]}]), "result 1: invalid"),
+        (json.dumps([GOOD, {**GOOD, "image_id": [3]}]), "result 1: invalid"),
+        (json.dumps([GOOD, {**GOOD, "category_id": {"id": 9}}]), "result 1: invalid"),
+        (json.dumps([GOOD, 7]), "result 1: invalid"),
+        (json.dumps([{**GOOD, "image_id": 77}]), "none of 1 result is"),
+    ],
+)
+def test_bad_results_json_is_refused_with_the_entry(tmp_path, content, words):
+    path = tmp_path / "results.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=words) as caught:
+        read_results(path, [2, 3], [9])
+    assert len(str(caught.value)) < 400 + len(str(path))
