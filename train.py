@@ -342,8 +342,8 @@ def main(args):
                 if scoring:
                     score(done)
         if ranks.is_main:
-            save_for_use(final, trainer.result, info)
             draw_curves(folder)
+            save_for_use(final, trainer.result, info)  # last, since a run that has it is complete
             say(f"trained {count(max_iter, 'iteration')}; the network is {final}, the curves are in curves.png")
 
 

@@ -1,4 +1,4 @@
-"""A small network that sees many different things, depending on the picture."""
+"""A small network whose detections depend on the image."""
 
 import torch
 from tiny import make_network
@@ -7,7 +7,7 @@ from weights.checkpoint import save_checkpoint
 
 
 def lively_network(**changes):
-    """(net, info): of 1/16 width, with random heads that let some hundred boxes through."""
+    """Return (net, info) of width 1/16, with random heads that find some hundred boxes in an image."""
     net, info = make_network(**changes)
     torch.manual_seed(1)
     with torch.no_grad():
@@ -20,6 +20,6 @@ def lively_network(**changes):
 
 
 def lively_checkpoint(path, **changes):
-    """Save such a network; its path."""
+    """Save such a network and return the path."""
     save_checkpoint(path, *lively_network(**changes))
     return path

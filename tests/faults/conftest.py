@@ -1,8 +1,16 @@
-"""What the tests of faults share: a network that answers at once, and the count of what was tried."""
+"""Fixtures of the tests of faults: scripts in processes, and the count of what was tried."""
+
+import os
+import signal
 
 import pytest
 from ledger import FAULTS
 from tiny import make_checkpoint
+
+if os.name == "posix":
+    from processes import Script, start_server
+else:  # neither such signals nor limits
+    collect_ignore = ["test_full_disk.py", "test_killed_training.py", "test_memory.py", "test_signals.py"]
 
 
 @pytest.fixture
@@ -13,11 +21,27 @@ def tried():
 
 @pytest.fixture(scope="session")
 def times(request):
-    """How often a random moment is tried."""
+    """Number of random moments to try."""
     return 20 if request.config.getoption("--long") else 2
 
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
-    """Of the network that sees a dog and a person in everything."""
+    """A network that finds a dog and a person in every image."""
     return make_checkpoint(tmp_path_factory.mktemp("weights") / "tiny.pth")
+
+
+@pytest.fixture(scope="module")
+def start():
+    """The class Script; no process outlives the tests of the module."""
+    start_server()
+    scripts = []
+
+    def start(*what, **how):
+        scripts.append(Script(*what, **how))
+        return scripts[-1]
+
+    yield start
+    for script in scripts:
+        if script.code is None:
+            script.signal(signal.SIGKILL, group=True)

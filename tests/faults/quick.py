@@ -1,4 +1,4 @@
-"""A network that answers at once: the tiny one sees the same in every image, so it is computed only once."""
+"""A Detector that answers at once: the tiny network finds the same in every image, so it is computed only once."""
 
 import torch
 
@@ -6,7 +6,7 @@ from inference import Detector
 
 
 def answer_at_once():
-    """From now on the network computes a single gray image only."""
+    """From now on, each Detector computes a single gray image and repeats its outputs for all others."""
     compute, known = Detector.outputs, {}
 
     def outputs(detector, images):

@@ -1,0 +1,197 @@
+"""Scripts in processes of their own: under limits, on full disks, struck by signals, killed while they write a file.
+
+They are forks of a server process that has imported what takes seconds.
+"""
+
+import ctypes
+import multiprocessing
+import os
+import resource
+import runpy
+import shutil
+import signal
+import sys
+import time
+from contextlib import suppress
+from multiprocessing import forkserver
+from pathlib import Path
+
+import pytest
+from quick import answer_at_once
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT = 600  # seconds that nothing takes, however busy the machine is
+PROCESSES = multiprocessing.get_context("forkserver")
+HEAVY = ["training.engine", "training.log", "training.pretrain", "metrics.report", "inference.video"]
+CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 0x40000  # names in sched.h and sys/mount.h
+NO_DISK = "no disk can be mounted here"
+
+
+def start_server():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "faults"))))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        PROCESSES.set_forkserver_preload([*HEAVY, "matplotlib.pyplot", "processes"])
+        forkserver.ensure_running()
+
+
+class Script:
+    """A script that runs in a folder, in a process group of its own.
+
+    Args:
+        name: such as "train.py".
+        flags: as typed.
+        folder: to run in. What the script prints lies beside it.
+        prepare: (function, arguments) called before the script starts.
+        disk: size in bytes of a disk mounted at folder/disk; its contents are in folder/left at the end.
+        quick: let the Detector answer at once.
+
+    Attributes:
+        code: exit code, negative for a signal. seconds: from start to end. Both are set by wait().
+    """
+
+    def __init__(self, name, flags, folder, *, prepare=None, disk=0, quick=True):
+        self.folder, self.code, self.started = folder, None, time.monotonic()
+        folder.mkdir(exist_ok=True)
+        self.files = [folder.with_name(f"{folder.name}.{stream}") for stream in ("out", "err")]
+        for path in self.files:
+            path.unlink(missing_ok=True)
+        self.process = PROCESSES.Process(target=_run, args=(name, flags.split(), folder, self.files, prepare, disk, quick))
+        self.process.start()
+        self.wait_until(self.files[1].exists)
+
+    @property
+    def out(self):
+        return self.files[0].read_text()
+
+    @property
+    def err(self):
+        return self.files[1].read_text()
+
+    @property
+    def errors(self):
+        """Lines on stderr without notes and progress bars."""
+        lines = [line.rpartition("\r")[2].strip() for line in self.err.splitlines()]
+        return [line for line in lines if line and not line.startswith("note:") and "%|" not in line]
+
+    def wait_until(self, condition):
+        """Wait until a condition holds, which it must before the script ends."""
+        deadline = time.monotonic() + LIMIT
+        while not condition():
+            assert self.process.is_alive() or condition(), f"ended by itself:\n{self.err}"
+            assert time.monotonic() < deadline, "nothing happens"
+            time.sleep(0.005)
+
+    def signal(self, number, group=False):
+        """Send a signal to the script, or also to all that it started."""
+        with suppress(ProcessLookupError):  # it has ended
+            (os.killpg if group else os.kill)(self.process.pid, number)
+
+    def wait(self):
+        """Wait until the script and all that it started have ended; return the Script."""
+        if self.code is None:
+            self.process.join(LIMIT)
+            self.code, self.seconds = self.process.exitcode, time.monotonic() - self.started
+            assert self.code is not None, "it doesn't end"
+            while _is_alive(self.process.pid):
+                assert time.monotonic() < self.started + self.seconds + 60, "a process is left behind"
+                time.sleep(0.02)
+        return self
+
+    def assert_refused(self, *words):
+        """Wait for the end, which must be one line with these words, and exit code 2."""
+        self.wait()
+        assert self.code == 2, self.err
+        assert len(self.errors) == 1, self.err
+        assert self.errors[0].startswith("error: ")
+        for word in words:
+            assert word in self.errors[0]
+
+
+def _is_alive(group):
+    """Return whether a process of a group is alive (Linux only)."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, member_of = path.read_text().rpartition(")")[2].split()[:3]
+            if member_of == str(group) and state != "Z":
+                return True
+    return False
+
+
+def _run(name, flags, folder, files, prepare, disk, quick):
+    """Run a script in the new process as `python name flags` does."""
+    os.setsid()
+    for number, path in enumerate(files, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.chdir(folder)
+    os.environ["SSD_CACHE"] = str(folder.parent / "cache")
+    sys.path.insert(0, str(ROOT))
+    sys.argv = [name, *flags]
+    if quick:
+        answer_at_once()
+    if disk:
+        _mount(folder / "disk", disk)
+    try:
+        if prepare:
+            function, arguments = prepare
+            function(*arguments)
+        runpy.run_path(str(ROOT / name), run_name="__main__")
+    except KeyboardInterrupt:  # before the script handles it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        if disk:
+            shutil.copytree(folder / "disk", folder / "left")
+
+
+def _mount(folder, size):
+    """Mount a disk of `size` bytes for this process and its children."""
+    folder.mkdir()
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
+    if (
+        libc.unshare(CLONE_NEWNS)
+        or libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None)
+        or libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, f"size={size}".encode())
+    ):
+        raise OSError(ctypes.get_errno(), NO_DISK)
+
+
+def limit_file_size(size):
+    """From now on, a file that this process or its children write holds at most `size` bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def limit_memory(room):
+    """From now on, this process may take at most `room` bytes more of address space."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + room,) * 2)
+
+
+def die_while_writing(suffix, moment):
+    """From now on, this process kills itself at a moment of writing a file with this suffix.
+
+    moment: "within its bytes" (of any file that is larger than 100 kB), "before the sync", "before the rename" or
+    "after the rename".
+    """
+    renamed = False
+
+    def watch(event, arguments):
+        nonlocal renamed
+        if event not in ("open", "os.rename"):
+            return
+        path, reached = str(arguments[0]), None
+        if renamed:
+            reached = "after the rename"
+        elif ".writing-" in path and path.endswith(suffix):
+            renamed = event == "os.rename"
+            opened_for_the_sync = event == "open" and arguments[1] is None  # by os.open
+            reached = "before the rename" if renamed else "before the sync" if opened_for_the_sync else None
+        if reached == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    if moment == "within its bytes":
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        limit_file_size(100_000)
