@@ -33,7 +33,6 @@ def list_images(folder):
 
 def holds_image(path):
     """Return whether the content of a file is that of an image, whatever its name."""
-    Image.init()  # all plugins, which Pillow otherwise imports when it needs them
     try:
         with Image.open(path, formats=_FORMATS):
             return True

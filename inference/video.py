@@ -279,7 +279,7 @@ class VideoWriter:
             ways = [[*tracks, *" ".join(codecs).split()], [*tracks, "-c:a", "aac"], *ways]
         for way in ways:
             target = ["-c:v", "copy", "-movflags", "+faststart", _url(self._target)]
-            count = ["-map", "0:v", "-c", "copy", "-f", "framecrc", "-"]  # a line for each frame
+            count = "-map 0:v -c copy -f framecrc -".split()  # a line for each frame
             done = _run(["-y", "-v", "error", *inputs, *way, *target, *count])
             if not done.returncode and len(re.findall(rb"^0,", done.stdout, re.M)) == self.frames:
                 break
@@ -387,9 +387,7 @@ def _nominal_rate(path, average, lowest):
 
 def _ends(path):
     """Read the packets of a file: seconds at which its video ends, and at which all of it ends."""
-    done = _run(
-        [*_READ_ONLY_FILES, "-i", _url(path), *["-map", "0:V:0", "-map", "0:a?", "-c", "copy", "-f", "framecrc", "-"]]
-    )
+    done = _run([*_READ_ONLY_FILES, "-i", _url(path), *"-map 0:V:0 -map 0:a? -c copy -f framecrc -".split()])
     ticks = {int(stream): Fraction(tick.decode()) for stream, tick in re.findall(rb"#tb (\d+): (\S+)", done.stdout)}
     ends = dict.fromkeys(ticks, Fraction(0))
     for line in done.stdout.splitlines():
