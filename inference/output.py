@@ -11,7 +11,7 @@ from threading import Lock
 
 import cv2
 
-from utils.errors import InputError, printable
+from utils.errors import InputError, count, printable
 from utils.files import whole_file
 
 STDOUT = "-"
@@ -105,11 +105,6 @@ class Summary:
             f"objects: {found}\n"
             f"milliseconds per {self.noun}: {stages}; they overlap{how}, the slowest is {slowest}"
         )
-
-
-def count(number, noun):
-    """Return a number with its noun, in the plural unless it is 1."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 class Display:

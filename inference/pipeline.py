@@ -15,13 +15,14 @@ import torch
 from tqdm import tqdm
 
 from inference.drawing import draw_detections
-from inference.output import Summary, count, say
-from utils.errors import InputError
+from inference.output import Summary, say
+from utils.errors import InputError, count
 from utils.images import read_image, write_image
-from utils.system import thread_counts
+from utils.system import report_out_of_memory, thread_counts
 
 MAX_WORKERS = 8  # each holds feature maps
 SLACK = 2  # items that wait for a worker, or for their turn, besides those in progress
+_LESS_MEMORY = "lower --batch_size, close other programs, or use smaller images"
 
 
 def share_threads(device):
@@ -66,6 +67,7 @@ def batches(items, size):
         yield batch
 
 
+@report_out_of_memory(_LESS_MEMORY)
 def detect_video(detector, reader, writer, stop, *, labels=None, batch_size=1, write_line=None, display=None):
     """Detect in the frames of a VideoReader or CameraReader and write them with their detections.
 
@@ -106,6 +108,7 @@ def detect_video(detector, reader, writer, stop, *, labels=None, batch_size=1, w
     return summary
 
 
+@report_out_of_memory(_LESS_MEMORY)
 def detect_images(detector, paths, targets, *, labels=None, batch_size=1, write_line=None, display=None):
     """Detect in image files and write each with its detections to its target; otherwise as `detect_video`.
 

@@ -1,4 +1,4 @@
-"""Videos made for a test by ffmpeg, and looked into by it: independent of the project's own reader and writer."""
+"""Make videos with ffmpeg and inspect them with it, independently of the project's own reader and writer."""
 
 import re
 import subprocess
@@ -13,7 +13,7 @@ X264 = ["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p"]
 
 
 def ffmpeg(*arguments):
-    """Run ffmpeg; its stdout as bytes. Fails with what it said."""
+    """Run ffmpeg and return its stdout as bytes. Fails with its log."""
     done = subprocess.run(
         [FFMPEG, "-v", "error", "-y", "-nostdin", *map(str, arguments)], capture_output=True, check=False
     )
@@ -22,16 +22,16 @@ def ffmpeg(*arguments):
 
 
 def make_video(path, size="64x48", *, rate="25", frames=10, extra=(), sound=None, source="testsrc2"):
-    """A short clip of a moving test picture, with a tone for `sound` seconds where given."""
+    """Write a short clip of ffmpeg's moving test pattern, with a tone of `sound` seconds if given."""
     tone = ["-f", "lavfi", "-i", f"sine=frequency=440:duration={sound}"] if sound else []
-    picture = f"{source}=size={size}:rate={rate}"
+    pattern = f"{source}{':' if '=' in source else '='}size={size}:rate={rate}"
     codec = [] if "-c:v" in extra or "-c" in extra else X264
-    ffmpeg("-f", "lavfi", "-i", picture, *tone, "-frames:v", frames, *codec, *extra, f"file:{path}")
+    ffmpeg("-f", "lavfi", "-i", pattern, *tone, "-frames:v", frames, *codec, *extra, f"file:{path}")
     return path
 
 
 def make_flashes(path, extra=(), seconds=3, rate="25", filters="null"):
-    """A dark clip that flashes white, and beeps, for 80 ms at every full second from 1 on."""
+    """Write a dark clip that flashes white and beeps for 80 ms at every full second from 1 on."""
     flash = f"color=black:s=64x48:r={rate}:d={seconds},drawbox=c=white:t=fill:enable='gte(t,.99)*lt(mod(t+.01,1),.08)'"
     beep = f"aevalsrc=0.8*sin(2*PI*1000*t)*gte(t\\,1)*lt(mod(t\\,1)\\,0.08):s=48000:d={seconds}"
     ffmpeg("-f", "lavfi", "-i", f"{flash},{filters}", "-f", "lavfi", "-i", beep, *X264, *extra, f"file:{path}")
@@ -39,13 +39,13 @@ def make_flashes(path, extra=(), seconds=3, rate="25", filters="null"):
 
 
 def header(path):
-    """What ffmpeg prints about a file."""
+    """Return what ffmpeg prints about a file."""
     done = subprocess.run([FFMPEG, "-hide_banner", "-i", f"file:{path}"], capture_output=True, check=False)
     return done.stderr.decode()
 
 
 def packets(path, stream="0:v:0"):
-    """Seconds a tick (Fraction), and the times in ticks of a stream's packets, in order of showing."""
+    """Return the seconds per tick (Fraction), and the times in ticks of a stream's packets, in display order."""
     text = ffmpeg("-copyts", "-i", f"file:{path}", "-map", stream, "-c", "copy", "-f", "framecrc", "-").decode()
     shown = [
         line for line in text.splitlines() if not line.startswith("#") and "F=0x4" not in line and "F=0x5" not in line
@@ -55,7 +55,7 @@ def packets(path, stream="0:v:0"):
 
 
 def rate_of(path):
-    """Exact constant frame rate of a video; fails where its pictures are not evenly spaced."""
+    """Return the exact frame rate of a video. Fails if its frames are not evenly spaced."""
     tick, times = packets(path)
     steps = set(np.diff(times).tolist())
     assert len(steps) == 1, f"not constant: {steps}"
@@ -63,8 +63,8 @@ def rate_of(path):
 
 
 def decode(path, size, pixels="rgb24"):
-    """All frames, as ffmpeg decodes them: uint8 [N, H, W, 3]."""
-    filters = f"scale=flags=bicubic+full_chroma_int+accurate_rnd,format={pixels}"
+    """Return all frames as ffmpeg decodes them: uint8 [N, H, W, 3]."""
+    filters = f"scale=flags=bilinear+full_chroma_int+accurate_rnd,format={pixels}"
     raw = ffmpeg(
         "-i", f"file:{path}", "-map", "0:v:0", "-fps_mode", "passthrough", "-vf", filters, "-f", "rawvideo", "-"
     )
@@ -72,7 +72,7 @@ def decode(path, size, pixels="rgb24"):
 
 
 def flash_times(path, size=(64, 48)):
-    """Seconds, on the file's own clock, at which the picture turns white."""
+    """Return the seconds, on the file's own clock, at which the frames turn white."""
     tick, times = packets(path)
     bright = decode(path, size).mean(axis=(1, 2, 3)) > 128
     assert len(bright) == len(times)
@@ -80,7 +80,7 @@ def flash_times(path, size=(64, 48)):
 
 
 def beep_times(path):
-    """Seconds, on the file's own clock, at which the beeps begin."""
+    """Return the seconds, on the file's own clock, at which the beeps begin."""
     resample = "aresample=48000:async=1:first_pts=0"
     raw = ffmpeg("-copyts", "-i", f"file:{path}", "-map", "0:a:0", "-af", resample, *PCM)
     loud = np.convolve(np.abs(np.frombuffer(raw, np.float32)), np.ones(96) / 96, "same") > 0.2
@@ -88,7 +88,7 @@ def beep_times(path):
 
 
 def sound_length(path):
-    """Seconds from the file's zero to the end of its sound; 0 where it has none."""
+    """Return the seconds from the file's zero to the end of its sound; 0 if it has none."""
     if "Audio:" not in header(path):
         return 0.0
     raw = ffmpeg("-copyts", "-i", f"file:{path}", "-map", "0:a:0", "-af", "aresample=8000:async=1:first_pts=0", *PCM)

@@ -1,5 +1,5 @@
 """Checkpoints: the catalogue of published ones, loading and saving, and the embedded ones. Imports no torch."""
 
-from .catalogue import CATALOGUE, EMBEDDED, LIGHT, resolve
+from .catalogue import CATALOGUE, EMBEDDED, resolve
 
-__all__ = ["CATALOGUE", "EMBEDDED", "LIGHT", "resolve"]
+__all__ = ["CATALOGUE", "EMBEDDED", "resolve"]

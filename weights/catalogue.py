@@ -9,7 +9,6 @@ from utils.errors import InputError
 
 FOLDER = Path(__file__).resolve().parent
 EMBEDDED = FOLDER / "ssd300_w050_voc.pth"
-LIGHT = FOLDER / "ssd300_w025_voc.pth"  # embedded too: half as wide, a quarter of the work
 PREFERRED = "ssd300_mAP_77.43_v2.pth"  # the default if it lies in FOLDER
 
 
@@ -90,7 +89,7 @@ def resolve(name_or_path=None):
 def missing(path):
     """Return the error message for a checkpoint that isn't there: where to get it, and its checksum."""
     path = Path(path)
-    if path in (EMBEDDED, LIGHT):
+    if path == EMBEDDED:
         return f"{path}: no such file, but it belongs to this project; restore it with git, or name another file"
     if entry := CATALOGUE.get(path.name):
         source = f"{entry.address} ({entry.checksum})" if entry.checksum else entry.address

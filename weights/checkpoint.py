@@ -59,6 +59,13 @@ class CheckpointInfo:
         """Number of classes with the background."""
         return len(self.class_names) + 1
 
+    @property
+    def quality(self):
+        """The mAP in words."""
+        if self.mAP is None:
+            return "mAP unknown"
+        return f"mAP {self.mAP:.3f}" + (f" on {self.mAP_on}" if self.mAP_on else "")
+
     def build(self, phase="test"):
         """Build the network of this description, with initial weights."""
         return build_ssd(

@@ -1,84 +1,65 @@
-"""Frames in several threads: in order, few at a time, and none forgotten at the end."""
+"""Frames and images in several threads: in order, few at a time, with the results of the Detector called one by one."""
 
+import json
 import threading
 import time
 from contextlib import closing
 from itertools import count
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from inference.planar import PlanarFrame
-from lively import lively_network
-from tiny import DOG_BOX, make_network
+from clip_images import CLIP, make_clip_images
+from media import X264, ffmpeg
 
+from data import VOC_CLASSES
 from inference import Detector
-from inference.pipeline import SLACK, detect, enlarged, in_order, share_threads
+from inference.drawing import draw_detections
+from inference.output import json_lines
+from inference.pipeline import SLACK, batches, detect_images, detect_video, in_order, share_threads
+from inference.video import VideoReader
 from utils.errors import InputError
+from utils.images import read_image, write_image
+from weights.catalogue import EMBEDDED
 
-
-def at_work():
-    """The threads of a pipeline that are alive."""
-    return [thread for thread in threading.enumerate() if thread.name.startswith("work")]
+PERSON = VOC_CLASSES.index("person")
 
 
 @pytest.fixture(autouse=True)
 def no_thread_is_left():
-    assert not at_work()
     yield
-    assert not at_work()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("work")]
 
 
-@pytest.mark.parametrize("workers", [1, 2, 5])
-def test_results_come_in_order(workers):
-    pauses = np.random.RandomState(0).uniform(0, 0.004, 60)
-    done = []
+@pytest.mark.parametrize("workers", [1, 5])
+def test_results_come_in_order_from_all_workers(workers):
+    together, done = threading.Barrier(workers, timeout=60), []
 
     def work(item):
-        time.sleep(pauses[item])
+        together.wait()  # without threads side by side, none would return
+        time.sleep(0.004 * (-item % workers))
         done.append(item)
-        return item, threading.current_thread()
+        return item
 
-    results = list(in_order(work, range(60), workers))
-    assert [item for item, _ in results] == list(range(60))
-    assert len({thread for _, thread in results}) <= workers
-    if workers > 1:
-        assert done != sorted(done)  # else the order proves nothing
-
-
-def test_workers_work_at_the_same_time():
-    """Each item waits until as many are in work as there are workers: without threads, none would end."""
-    together = threading.Barrier(3, timeout=20)
-    assert len(list(in_order(lambda item: together.wait(), range(12), 3))) == 12
+    assert list(in_order(work, range(20), workers)) == list(range(20))
+    assert workers == 1 or done != sorted(done)  # else the order proves nothing
+    assert list(in_order(str, [1], workers)) == ["1"]
+    assert list(in_order(str, [], workers)) == []
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_few_items_are_under_way(workers):
-    taken, handed_on, most = 0, 0, 0
-
-    def items():
-        nonlocal taken, most
-        for item in range(40):
-            taken += 1
-            most = max(most, taken - handed_on)
-            yield item
-
-    for _ in in_order(lambda item: item, items(), workers):
-        time.sleep(0.002)  # slower than the workers
-        most = max(most, taken - handed_on)
-        handed_on += 1
-    assert (taken, handed_on) == (40, 40)
-    assert most == workers + SLACK
+def test_the_number_of_items_in_progress_is_bounded(workers):
+    taken, most = [], 0
+    items = (taken.append(item) or item for item in range(40))
+    for received, _ in enumerate(in_order(str, items, workers)):
+        most = max(most, len(taken) - received)
+    assert (most, len(taken)) == (workers + SLACK, 40)
 
 
-def test_fewer_items_than_workers():
-    assert list(in_order(str, [1], 4)) == ["1"]
-    assert list(in_order(str, [], 4)) == []
-
-
-def test_an_error_comes_in_its_turn_and_as_it_is():
-    error = InputError("frame 7 can't be used; leave it out")
+def test_an_error_is_raised_in_its_items_turn_and_as_it_is():
+    error, results = InputError("frame 7 is invalid"), []
 
     def work(item):
         if item == 7:
@@ -86,128 +67,227 @@ def test_an_error_comes_in_its_turn_and_as_it_is():
         time.sleep(0.01)  # those before it end later
         return item
 
-    results = []
     with pytest.raises(InputError) as caught:
         results.extend(in_order(work, range(40), 3))
     assert caught.value is error
     assert results == list(range(7))
-
-
-def test_an_error_of_the_source_comes_through():
-    def items():
-        yield 1
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        list(in_order(str, items(), 2))
+    with pytest.raises(ZeroDivisionError):  # one of the source
+        list(in_order(str, (1 // (3 - item) for item in range(9)), 2))
 
 
 def test_closing_early_ends_the_work():
     started = []
-
-    def work(item):
-        started.append(item)
-        time.sleep(0.005)
-        return item
-
-    with closing(in_order(work, count(), 3)) as results:
-        assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
-    assert not at_work()
-    assert 5 <= len(started) <= 5 + 3 + SLACK
-    before = len(started)
-    time.sleep(0.05)
-    assert len(started) == before
+    with closing(in_order(started.append, count(), 3)) as results:
+        next(results)
+    assert 0 < len(started) <= 3 + SLACK
 
 
-def test_an_interruption_of_whoever_takes_the_results_ends_the_work():
-    with pytest.raises(KeyboardInterrupt), closing(in_order(lambda item: item, count(), 2)) as results:
-        for _ in results:
-            raise KeyboardInterrupt
+def test_thread_counts_are_those_asked_for_and_restored():
+    def seen(_=None):
+        return torch.get_num_threads(), cv2.getNumThreads()
 
-
-def test_threads_of_pytorch_and_opencv_are_as_before():
-    def default():
-        """What a thread sees that never asked for a number."""
-        seen = []
-        thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
-        thread.start()
-        thread.join()
-        return seen[0]
-
-    ours, cv2_threads = torch.get_num_threads(), cv2.getNumThreads()
+    before = seen()
     try:
         torch.set_num_threads(3)
         cv2.setNumThreads(4)
-        inside = list(in_order(lambda item: (torch.get_num_threads(), cv2.getNumThreads()), range(8), 2, threads=1))
-        assert set(inside) == {(1, 1)}
-        assert (torch.get_num_threads(), default(), cv2.getNumThreads()) == (3, 3, 4)
-        with closing(in_order(str, count(), 2, threads=2)) as results:
-            next(results)
+        assert set(in_order(seen, range(8), 2, threads=1)) == {(1, 1)}
+        assert seen() == (3, 4)
+        with closing(in_order(seen, count(), 2, threads=2)) as results:
+            assert next(results) == (2, 2)
             assert torch.get_num_threads() == 3
-        assert (torch.get_num_threads(), default(), cv2.getNumThreads()) == (3, 3, 4)
+        assert seen() == (3, 4)
+        with pytest.raises(ZeroDivisionError):
+            list(in_order(lambda item: 1 // item, [0], 2, threads=1))
+        assert seen() == (3, 4)
     finally:
-        torch.set_num_threads(ours)
-        cv2.setNumThreads(cv2_threads)
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
 
 
-@pytest.mark.parametrize(("threads", "shared"), [(1, (1, 1)), (2, (2, 1)), (8, (8, 1)), (16, (8, 2)), (20, (8, 2))])
-def test_threads_are_shared_out(monkeypatch, threads, shared):
+@pytest.mark.parametrize(("threads", "shared"), [(1, (1, 1)), (2, (2, 1)), (16, (8, 2)), (20, (8, 2))])
+def test_threads_are_shared_among_workers(monkeypatch, threads, shared):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     assert share_threads(torch.device("cpu")) == shared
-    assert share_threads(torch.device("cuda")) == (2, threads)
+    assert share_threads(torch.device("cuda")) == (max(shared[0], 2), 1)
     assert share_threads(torch.device("mps")) == (1, threads)
 
 
+def test_batches_hold_all_items_in_order():
+    assert list(batches(range(7), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert list(batches([], 3)) == []
+
+
+@pytest.fixture
+def threads():
+    """Three workers, also on a smaller machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield 3
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
-def lively():
-    """A Detector whose boxes and scores depend on what it sees."""
-    return Detector.of_network(*lively_network(), precision="float32", threshold=0.05)
+def detector():
+    return Detector(EMBEDDED, "cpu", "float32", 0.4)
 
 
-def noisy_frames(number, size=(80, 60)):
-    """PlanarFrames, no two alike."""
-    random = np.random.RandomState(0)
-    frames = [PlanarFrame(size, "bt601") for _ in range(number)]
-    for frame in frames:
-        frame.y[...] = cv2.resize(random.randint(16, 235, (6, 8)).astype(np.uint8), size)
-        frame.u[...], frame.v[...] = random.randint(80, 176, 2)
-    return frames
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """Seven frames of the bundled clip, with a cat and people."""
+    path = tmp_path_factory.mktemp("media") / "in.mp4"
+    ffmpeg("-i", CLIP, "-vf", "select=not(mod(n\\,32)),setpts=N/25/TB", "-frames:v", 7, *X264, path)
+    return path
 
 
-def test_detections_are_those_of_one_frame_after_the_other(lively):
-    """To the bit: nothing that a frame's result depends on is shared between the threads."""
-    batches = [[frame] for frame in noisy_frames(24)]
-    expected = [detect(lively, batch) for batch in batches]
-    found = list(in_order(lambda batch: detect(lively, batch), batches, 4))
-    assert len({one.scores.tobytes() for (one,) in expected}) == 24  # they do depend on the frame
-    for (one,), (other,) in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(one.boxes, other.boxes)
-        np.testing.assert_array_equal(one.scores, other.scores)
-        assert one.names == other.names
+@pytest.fixture(scope="module")
+def frames(clip):
+    with VideoReader(clip) as reader:
+        return list(reader)
 
 
-def test_a_planar_frame_gives_what_its_rgb_form_gives(lively):
-    frames = noisy_frames(6, (640, 360))
-    for planar, plain in zip(detect(lively, frames), detect(lively, [frame.rgb() for frame in frames]), strict=True):
-        assert len(plain) > 0
-        best = min(len(plain), 5)
-        np.testing.assert_allclose(planar.scores[:best], plain.scores[:best], atol=0.02)
-        assert abs(len(planar) - len(plain)) <= max(2, 0.1 * len(plain))
+@pytest.fixture(scope="module")
+def expected(detector, frames):
+    """The Detections of each frame, alone."""
+    return [detector([frame])[0] for frame in frames]
 
 
-def test_boxes_are_in_pixels_of_the_frame():
-    detector = Detector.of_network(*make_network(), precision="float32", threshold=0.9)
-    rgb = np.full((50, 30, 3), 90, np.uint8)
-    for found, (width, height) in zip(
-        detect(detector, [*noisy_frames(1, (1000, 200)), rgb]), [(1000, 200), (30, 50)], strict=True
-    ):
-        np.testing.assert_allclose(found.boxes, [np.multiply(DOG_BOX, [width, height] * 2)], rtol=1e-3)
-        assert found.boxes.dtype == np.float32
+@pytest.fixture
+def run(detector, clip):
+    """Run detect_video on the clip: its Summary, and [(frame, time, Detections, what stands in the line)]."""
+
+    def run(detector=detector, reader=None, stop=(), **settings):
+        written, lines = [], []
+        writer = SimpleNamespace(write=lambda frame, time: written.append((frame, time)), seconds=0.5)
+        settings["write_line"] = lambda detections, **where: lines.append((detections, where))
+        with VideoReader(clip) as video:
+            summary = detect_video(detector, reader or video, writer, stop, **settings)
+        return summary, [(*one, *other) for one, other in zip(written, lines, strict=True)]
+
+    return run
 
 
-def test_boxes_do_not_leave_the_frame():
-    detector = Detector.of_network(*make_network(), precision="float32", threshold=0.9)
-    (found,) = detect(detector, noisy_frames(1))
-    full = type(found)(np.array([[0, 0, 300, 300]], np.float32), found.scores, found.labels, found.names)
-    for size in ((1919, 1079), (77, 33), (3840, 2160)):
-        assert enlarged(full, 300, size).boxes.tolist() == [[0, 0, *size]]
+def assert_same(found, other):
+    assert found.names == other.names
+    np.testing.assert_allclose(found.scores, other.scores, atol=1e-4)
+    np.testing.assert_allclose(found.boxes, other.boxes, atol=0.05)
+
+
+def drawn(image, detections):
+    image = image.copy()
+    draw_detections(image, detections)
+    return image
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_video_gives_what_its_frames_give(run, frames, expected, threads, batch_size):
+    summary, results = run(batch_size=batch_size)
+    assert {name for one in expected for name in one.names} >= {"cat", "person"}
+    assert len(results) == 7
+    for index, (frame, seconds, found, where) in enumerate(results):
+        assert_same(found, expected[index])
+        np.testing.assert_array_equal(frame, drawn(frames[index], found))
+        assert seconds == index / 25
+        assert where == {"frame": index, "time": index / 25}
+    names = [name for one in expected for name in one.names]
+    assert (summary.images, summary.objects) == (7, {name: names.count(name) for name in names})
+    first, second, third = str(summary).split("\n")
+    assert first.startswith("7 frames in ")
+    assert first.endswith(" per second)")
+    assert second == "objects: " + ", ".join(f"{name} {number}" for name, number in summary.objects.most_common())
+    assert "they overlap (network and draw on 3 threads), the slowest is " in third
+    assert [part.split()[-2] for part in third.partition(";")[0].split(",")] == ["decode", "network", "draw", "encode"]
+    assert f"encode {500 / 7:.1f}" in third
+
+
+def test_only_the_labels_asked_for_are_found_and_drawn(run, frames, expected, threads):
+    summary, results = run(labels=[PERSON])
+    persons = [one.of_classes([PERSON]) for one in expected]
+    assert 0 < sum(map(len, persons)) < sum(map(len, expected))
+    for image, (frame, _, found, _), person in zip(frames, results, persons, strict=True):
+        assert_same(found, person)
+        np.testing.assert_array_equal(frame, drawn(image, found))
+    assert set(summary.objects) == {"person"}
+
+
+def test_a_run_ends_early_when_stopped_or_when_its_window_is_closed(run, threads):
+    stop = []
+    display = SimpleNamespace(closed=False, show=lambda frame: stop.append(frame))
+    summary, results = run(stop=stop, display=display, batch_size=2)
+    assert summary.images == len(results) == len(stop) == 2  # the batch is finished
+    display.show = lambda frame: setattr(display, "closed", True)
+    assert run(display=display)[0].images == 1
+
+
+def test_frames_of_a_camera_do_not_wait_for_a_worker(run, detector, frames):
+    handed = []
+
+    def timed():
+        for index, frame in enumerate(frames[:3]):
+            assert len(handed) == index  # the one before is shown already
+            yield 0.1 * index, frame.copy()
+
+    camera = SimpleNamespace(expected=None, seconds=0.0, timed=timed)
+    summary, results = run(reader=camera, display=SimpleNamespace(closed=False, show=handed.append))
+    assert [where["time"] for *_, where in results] == [0, 0.1, 0.2]
+    assert "on 3 threads" not in str(summary)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes")]
+)
+def test_running_out_of_memory_is_an_input_error(run, detector, tmp_path, monkeypatch, threads, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(Detector, "outputs", fail)
+    with pytest.raises(InputError, match="out of memory with batch size 2; lower --batch_size"):
+        run(batch_size=2)
+    for place in ("read_image", "draw_detections"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"inference.pipeline.{place}", fail)
+            patch.setattr(Detector, "__call__", lambda detector, images: [None] * len(images))
+            write_image(tmp_path / "a.png", np.zeros((9, 9, 3), np.uint8))
+            with pytest.raises(InputError, match="out of memory; "):
+                detect_images(detector, [tmp_path / "a.png"], [tmp_path / "b.png"])
+    assert not (tmp_path / "b.png").exists()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_images_of_a_folder_are_all_processed_but_a_damaged_one(tmp_path, detector, capsys, threads, batch_size):
+    paths = sorted((make_clip_images(tmp_path / "voc") / "JPEGImages").iterdir())
+    images = [read_image(path) for path in paths]
+    paths.insert(2, tmp_path / "bad.jpg")
+    paths[2].write_bytes(paths[0].read_bytes()[:200])
+    targets = [tmp_path / f"{path.stem}.png" for path in paths]
+    with json_lines(tmp_path / "found.jsonl") as write_line:
+        summary = detect_images(detector, paths, targets, batch_size=batch_size, write_line=write_line)
+    (note,) = capsys.readouterr().err.splitlines()
+    assert note.startswith(f"note: left out: {paths[2]}: not a readable image (")
+    assert not targets[2].exists()
+    lines = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
+    del paths[2], targets[2]
+    assert [line["file"] for line in lines] == list(map(str, paths))
+    for index, (image, target, line) in enumerate(zip(images, targets, lines, strict=True)):
+        (found,) = detector([image])
+        assert line.keys() == {"frame", "time", "file", "detections"}
+        assert (line["frame"], line["time"]) == (index, None)
+        assert [one["label"] for one in line["detections"]] == found.names
+        for one, score, box in zip(line["detections"], found.scores, found.boxes, strict=True):
+            np.testing.assert_allclose([one["score"], *one["box"]], [score, *box], atol=0.11)
+            assert one["score"] == pytest.approx(score, abs=2e-4)
+        assert (read_image(target) != drawn(image, found)).any(axis=-1).mean() < 0.01  # a box may be a pixel off
+    assert summary.images == 8
+    assert "read, network, draw and write" not in str(summary)
+    assert "8 images in" in str(summary)
+
+
+def test_a_run_without_a_readable_image_fails(tmp_path, detector):
+    paths = [tmp_path / name for name in ("a.jpg", "b.jpg")]
+    for path in paths:
+        path.write_text("no image")
+    targets = [path.with_suffix(".png") for path in paths]
+    with pytest.raises(InputError, match="none of its 2 images can be read"):
+        detect_images(detector, paths, targets)
+    with pytest.raises(InputError, match=r"a\.jpg: not a readable image"):
+        detect_images(detector, paths[:1], targets[:1])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg", "b.jpg"]

@@ -1,0 +1,130 @@
+"""CameraReader: the newest frame, and a camera that goes away."""
+
+import sys
+import threading
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from inference import camera
+from inference.camera import CameraReader
+from utils.errors import InputError
+
+
+class Camera:
+    """Stands in for cv2.VideoCapture: six frames, then `end()`. The first one only shows that the camera works."""
+
+    left = 6
+
+    def __init__(self, _number):
+        pass
+
+    def isOpened(self):  # noqa: N802 - OpenCV's name
+        return True
+
+    def read(self):
+        time.sleep(0.03)
+        self.left -= 1
+        return (True, np.full((48, 64, 3), (0, 0, 200), np.uint8)) if self.left >= 0 else self.end()
+
+    def end(self):
+        return False, None
+
+    def get(self, _property):
+        return 20.0
+
+    def release(self):
+        pass
+
+
+class Failing(Camera):
+    def end(self):
+        raise cv2.error("can't grab")
+
+
+class Empty(Camera):
+    def end(self):
+        return True, None
+
+
+class Silent(Camera):
+    def end(self):
+        time.sleep(3)
+        return False, None
+
+
+class Changed(Camera):
+    """Is connected again, and gives another size before it ends."""
+
+    def end(self):
+        return (False, None) if self.left < -3 else (True, np.full((96, 128, 3), (200, 0, 0), np.uint8))
+
+
+@pytest.fixture(autouse=True)
+def no_device_file(monkeypatch):
+    """On Linux, /dev/video7 would have to exist."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+
+
+@pytest.mark.parametrize("kind", [Camera, Failing, Empty, Silent, Changed])
+def test_a_camera_that_goes_away_ends_with_a_note(monkeypatch, kind):
+    monkeypatch.setattr(cv2, "VideoCapture", kind)
+    monkeypatch.setattr(camera, "CAMERA_TIMEOUT", 0.6)
+    with CameraReader(7) as reader:
+        times, frames = zip(*reader.timed(), strict=True)
+    assert reader.size == (64, 48)
+    assert reader.rate == 20
+    assert 1 <= len(frames) == reader.decoded <= 10
+    assert list(times) == sorted(times)
+    assert {frame.shape for frame in frames} == {(48, 64, 3)}
+    assert frames[0][24, 32].tolist() == [200, 0, 0]  # RGB
+    assert frames[-1][24, 32].argmax() == (2 if kind is Changed else 0)
+    (note,) = reader.notes
+    assert note.startswith("camera 7 has been silent for 0.6 s" if kind is Silent else "camera 7 gives no more frames")
+
+
+def test_frames_that_nobody_is_ready_for_are_dropped(monkeypatch):
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    with CameraReader(7) as reader:
+        time.sleep(0.4)  # all six have come by now
+        assert len(list(reader.timed())) == 1
+
+
+def test_a_camera_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(Camera, "left", 0)
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    with pytest.raises(InputError, match="camera 7: no frame"):
+        CameraReader(7)
+    monkeypatch.setattr(sys, "platform", "linux")
+    with pytest.raises(InputError, match="camera 99: not found"):
+        CameraReader(99)
+
+
+def test_a_camera_is_not_released_while_it_is_read(monkeypatch):
+    """OpenCV would crash."""
+    answer, asked, released = threading.Event(), threading.Event(), []
+
+    class Stuck(Camera):
+        left = 1
+
+        def end(self):
+            asked.set()
+            answer.wait(60)
+            return False, None
+
+        def release(self):
+            released.append(answer.is_set())
+
+    monkeypatch.setattr(cv2, "VideoCapture", Stuck)
+    reader = CameraReader(7)
+    assert asked.wait(60)
+    join = reader._thread.join
+    monkeypatch.setattr(reader._thread, "join", lambda timeout: join(0.05))
+    reader.close()
+    assert released == []
+    answer.set()
+    join(60)
+    reader.close()
+    assert released == [True]
