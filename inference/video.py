@@ -62,7 +62,8 @@ class VideoReader:
         self.seconds = 0.0
         filters = ["yadif=deint=interlaced"] if self.info.interlaced else []
         matrix = ":in_color_matrix=bt709" if self.info.untagged_hd else ""
-        filters += ["setpts=PTS-STARTPTS", f"{_TO_RGB}{matrix}", "format=rgb24"]
+        # Not PTS-STARTPTS, which starts anew when the size changes within a video.
+        filters += [f"setpts=PTS-{self.info.start:.6f}/TB", f"{_TO_RGB}{matrix}", "format=rgb24"]
         self._raw = imageio_ffmpeg.read_frames(
             url(self.path),
             input_params=["-nostats", *READ_ONLY_FILES, *_THREADS],

@@ -2,386 +2,290 @@
 
 import json
 import os
+import re
+import runpy
+import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from lively import lively_checkpoint
-from media import decode, header, make_flashes, make_video, packets, rate_of
+from clip_images import CLIP
+from media import X264, decode, ffmpeg, packets
 from tiny import DOG_BOX, DOG_SCORE, make_checkpoint
 
 import Object_Detection
-import weights
-from inference import Detections
+from inference.drawing import class_color
 from utils.errors import InputError
 from utils.images import read_image, write_image
+from weights.catalogue import resolve
+from weights.checkpoint import read_file
 
 SCRIPT = Path(__file__).parents[1] / "Object_Detection.py"
+posix = pytest.mark.skipif(os.name != "posix", reason="Windows has other signals, pipes and file names")
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return make_checkpoint(tmp_path_factory.mktemp("weights") / "tiny.pth")
+def clip(tmp_path_factory):
+    """Four frames of a cat, 320x180."""
+    path = tmp_path_factory.mktemp("media") / "in.mp4"
+    ffmpeg("-i", CLIP, "-frames:v", 4, "-vf", "scale=320:180", *X264, path)
+    return path
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, checkpoint):
-    """Run the script's main in tmp_path, with the tiny network unless another is named."""
+def work(tmp_path, clip, monkeypatch):
+    """The folder to work in, with in.mp4 and the checkpoint tiny.pth."""
     monkeypatch.chdir(tmp_path)
+    shutil.copy(clip, tmp_path)
+    make_checkpoint(tmp_path / "tiny.pth", threshold=0.8)
+    return tmp_path
+
+
+@pytest.fixture
+def run(work, monkeypatch, capsys):
+    """Run the script in this process, with the tiny network: (exit code, stdout, stderr)."""
 
     def run(*arguments):
-        arguments = [str(argument) for argument in arguments]
-        if "--trained_model" not in arguments:
-            arguments = ["--trained_model", str(checkpoint), *arguments]
-        Object_Detection.main(Object_Detection.get_args_parser().parse_args(["--device", "cpu", *arguments]))
+        given = ["--device", "cpu", "--trained_model", "tiny.pth", *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *given])
+        code = 0
+        try:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        except SystemExit as error:
+            code = error.code
+        return code, *capsys.readouterr()
 
     return run
 
 
-def start(folder, *arguments, **changes):
-    """Start the script as a process of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **changes}
+def start(*arguments, stdout=subprocess.PIPE):
+    """Start the script as a process of its own, with the embedded network."""
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.Popen(command, cwd=folder, stdout=-1, stderr=-1, text=True, env=environment)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+def names(folder="."):
+    return sorted(path.name for path in Path(folder).iterdir())
 
 
-def lines_of(path):
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+def lines_of(text):
+    return [json.loads(line) for line in text.splitlines()]
 
 
-def picture(path, size=(64, 48)):
-    write_image(path, np.full((size[1], size[0], 3), 90, np.uint8))
-    return path
+def labels_in(path):
+    """The labels of each line of a JSON file."""
+    return [[one["label"] for one in line["detections"]] for line in lines_of(Path(path).read_text())]
 
 
-@pytest.mark.parametrize(
-    ("path", "device", "dtype", "expected"),
-    [
-        (weights.EMBEDDED, "cpu", torch.float32, ["ssd300_mAP_77.43_v2.pth", "ssd300_w025_voc.pth"]),
-        (weights.EMBEDDED, "cpu", torch.bfloat16, ["ssd300_mAP_77.43_v2.pth"]),
-        (weights.EMBEDDED, "cuda", torch.float32, ["ssd300_mAP_77.43_v2.pth"]),
-        (weights.LIGHT, "cpu", torch.float32, ["ssd300_mAP_77.43_v2.pth"]),
-        (weights.EMBEDDED.with_name("ssd300_mAP_77.43_v2.pth"), "cpu", torch.float32, []),
-    ],
-)
-def test_which_other_networks_are_named(path, device, dtype, expected):
-    detector = SimpleNamespace(info=SimpleNamespace(path=path), device=torch.device(device), dtype=dtype)
-    hints = Object_Detection.other_networks(detector)
-    assert [hint.partition("--trained_model weights/")[2] for hint in hints] == expected
+def test_the_default_run_detects_in_the_dog_video(work):
+    (work / "in.mp4").rename("Funny_dog.mp4")
+    process = start()
+    out, err = process.communicate()
+    assert (process.returncode, err, names()) == (0, "", ["Funny_dog.mp4", "output.mp4", "tiny.pth"])
+    assert out.startswith(f"network: {resolve().name}, ")
+    for words in ("; mAP 0.", "; threshold 0.6", "4 frames in ", "objects: cat 4\n", "output: output.mp4\n"):
+        assert words in out
+    before, after = decode("Funny_dog.mp4", (320, 180)), decode("output.mp4", (320, 180))
+    assert len(before) == len(after) == 4
+    assert (np.abs(after.astype(int) - class_color(7)).max(axis=-1) < 60).mean(axis=(1, 2)).min() > 0.01  # the label
+    assert (np.abs(after.astype(int) - before).max(axis=-1) < 40).mean() > 0.8  # the rest of the image
 
 
-def test_a_video(tmp_path, run, capsys):
-    make_video(tmp_path / "in.mp4", "160x120", rate="30000/1001", frames=20, sound=0.6)
-    run("in.mp4", "--json", "found.jsonl", "--batch_size", 3)
-    assert names(tmp_path) == ["found.jsonl", "in.mp4", "output.mp4"]
-    assert rate_of(tmp_path / "output.mp4") * 1001 == 30000
-    assert "Audio: aac" in header(tmp_path / "output.mp4")
-    before, after = decode(tmp_path / "in.mp4", (160, 120)), decode(tmp_path / "output.mp4", (160, 120))
-    assert len(after) == 20
-    changed = np.abs(after.astype(int) - before).mean(axis=(0, 3)) > 40
-    left, top = round(DOG_BOX[0] * 160), round(DOG_BOX[1] * 120)
-    assert changed[30:90, left - 2 : left + 3].any(axis=1).mean() > 0.8  # the left side of the dog's box
-    assert changed[60:90, left + 12 : 140].mean() < 0.2  # not what is inside it
-    assert top >= 2
-
-    lines = lines_of("found.jsonl")
-    assert [line["frame"] for line in lines] == list(range(20))
-    np.testing.assert_allclose([line["time"] for line in lines], np.arange(20) * 1001 / 30000, atol=1e-6)
-    dog = lines[7]["detections"][0]
-    assert dog["label"] == "dog"
-    assert dog["score"] == pytest.approx(DOG_SCORE, abs=1e-3)
-    np.testing.assert_allclose(dog["box"], np.multiply(DOG_BOX, [160, 120, 160, 120]), atol=0.1)
-
-    said = capsys.readouterr()
-    network = said.out.splitlines()[0]
-    assert "tiny.pth" in network
-    assert "mAP 0.123" in network
-    assert "--trained_model weights/ssd300_mAP_77.43_v2.pth" in network
-    assert "20 frames" in said.out
-    assert "dog 20, person 20" in said.out
-    assert all(stage in said.out for stage in ("decode", "network", "draw", "encode"))
-    assert str(tmp_path / "output.mp4") in said.out
-    assert "20/20" in said.err
+def test_json_on_stdout_is_alone_there(work):
+    process = start("in.mp4", "--json", "-", "--threshold", "0.3", "--classes", "cat")
+    out, err = process.communicate()
+    lines = lines_of(out)
+    assert process.returncode == 0
+    assert [(line["frame"], line["time"]) for line in lines] == [(n, n / 25) for n in range(4)]
+    assert [one["label"] for line in lines for one in line["detections"]] == ["cat"] * 4
+    assert "objects: cat 4" in err
 
 
-def test_threads_change_nothing_but_the_pace(tmp_path, run, capsys):
-    """The same lines and the same video, to the bit, whether one thread looks at the frames or three do."""
-    weights = lively_checkpoint(tmp_path / "lively.pth")
-    make_video(tmp_path / "in.mp4", "320x240", frames=24)
-    given, results = torch.get_num_threads(), []
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            run("in.mp4", "--json", "found.jsonl", "--trained_model", weights, "--threshold", 0.05)
-            results.append((Path("found.jsonl").read_bytes(), Path("output.mp4").read_bytes()))
-            said = capsys.readouterr().out
-            assert "they overlap" in said
-            assert ("network and draw on 3 threads" in said) == (threads == 3)
-            assert torch.get_num_threads() == threads
-    finally:
-        torch.set_num_threads(given)
-    assert results[0] == results[1]
-    assert len({str(line["detections"]) for line in lines_of("found.jsonl")}) == 24  # no frame is like another
+@posix
+@pytest.mark.parametrize("json_lines", [[], ["--json", "-"]])
+@pytest.mark.parametrize("kind", ["closed at once, as by head", "full"])
+def test_an_output_that_takes_nothing_does_not_end_the_run(work, kind, json_lines):
+    if kind == "full":
+        stdout = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reading, stdout = os.pipe()
+        os.close(reading)
+    process = start("in.mp4", *json_lines, stdout=stdout)
+    os.close(stdout)
+    _, err = process.communicate()
+    assert process.returncode == 0
+    assert "Traceback" not in err
+    assert len(decode("output.mp4", (320, 180))) == 4
 
 
-@pytest.mark.parametrize("batch_size", [1, 4])
-def test_a_failure_between_the_frames_ends_the_run(tmp_path, run, monkeypatch, batch_size):
-    calls = []
-
-    def detect(detector, frames):
-        calls.append(frames)
-        if len(calls) == 3:
-            raise InputError("the network is out of order")
-        time.sleep(0.01)
-        return [Detections(np.empty((0, 4)), np.empty(0), np.empty(0, int), [])] * len(frames)
-
-    monkeypatch.setattr("inference.pipeline.detect", detect)
-    make_video(tmp_path / "in.mp4", frames=40)
-    with pytest.raises(InputError, match="out of order"):
-        run("in.mp4", "--batch_size", batch_size, "--json", "found.jsonl")
-    assert names(tmp_path) == ["in.mp4"]
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("work", "decode", "encode"))]
+@posix
+def test_head_ends_the_lines_and_not_the_video(work):
+    process = start("in.mp4", "--json", "-")
+    assert json.loads(process.stdout.readline())["frame"] == 0
+    process.stdout.close()
+    assert "Traceback" not in process.stderr.read()
+    assert process.wait() == 0
+    assert len(decode("output.mp4", (320, 180))) == 4
 
 
-@pytest.mark.parametrize(
-    ("classes", "expected"), [(["dog"], {"dog"}), (["PERSON", "cat"], {"person"}), (["cat"], set())]
-)
-def test_only_some_classes(tmp_path, run, classes, expected):
-    make_video(tmp_path / "in.mp4", frames=2)
-    run("in.mp4", "--json", "found.jsonl", "--classes", *classes)
-    assert {one["label"] for line in lines_of("found.jsonl") for one in line["detections"]} == expected
+@posix
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_video_that_plays(work, number):
+    process = start(CLIP, "--json", "-", "--output", "a.mp4")
+    first = [process.stdout.readline() for _ in range(3)]
+    process.send_signal(number)
+    out, err = process.communicate()
+    lines = lines_of("".join(first) + out)
+    assert process.returncode == 128 + number
+    assert f"interrupted after {len(lines)} of 200 frames\n" in err
+    assert "Traceback" not in err
+    assert 3 <= len(lines) == len(decode("a.mp4", (640, 360))) < 200
+    assert names() == ["a.mp4", "in.mp4", "tiny.pth"]
 
 
-def test_the_threshold(tmp_path, run):
-    make_video(tmp_path / "in.mp4", frames=2)
-    run("in.mp4", "--json", "found.jsonl", "--threshold", 0.8)
-    assert [[one["label"] for one in line["detections"]] for line in lines_of("found.jsonl")] == [["dog"]] * 2
+def test_threshold_and_classes(run):
+    """Without --threshold the checkpoint's own holds, 0.8."""
+    flags = ["in.mp4", "--json", "a.jsonl"]
+    code, out, err = run(*flags)
+    assert (code, err) == (0, "")
+    assert re.match(r"network: tiny\.pth, .*; mAP 0\.123 on nothing; threshold 0\.8\n4 frames in ", out)
+    assert "objects: dog 4\n" in out
+    assert out.endswith("output: output.mp4, a.jsonl\n")
+    first = lines_of(Path("a.jsonl").read_text())[0]["detections"][0]
+    assert (first["label"], first["score"]) == ("dog", pytest.approx(DOG_SCORE, abs=0.01))
+    np.testing.assert_allclose(first["box"], np.multiply(DOG_BOX, [320, 180] * 2), atol=2)
+    for more, expected in (
+        (["--threshold", 0.5, "--batch_size", 3], ["dog", "person"]),
+        (["--threshold", 0.5, "--classes", "PERSON", "cat"], ["person"]),
+        (["--classes", "cat"], []),
+    ):
+        assert run(*flags, *more)[0] == 0
+        assert labels_in("a.jsonl") == [expected] * 4
 
 
-def test_without_input_the_dog_or_else_the_sample(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Object_Detection, "HERE", tmp_path / "project")
-    with pytest.raises(InputError, match="no INPUT"):
-        Object_Detection.find_input(None)
-    (tmp_path / "project" / "data").mkdir(parents=True)
-    places = [tmp_path / "project/data/sample.mp4", tmp_path / "project/Funny_dog.mp4", Path("Funny_dog.mp4")]
-    for place in places:
-        place.touch()
-        assert Object_Detection.find_input(None) == place
-
-
-@pytest.mark.parametrize("name", ["Spaß mit Hund.mp4", "-v.mp4"])
-def test_names(tmp_path, run, name):
-    make_video(tmp_path / "in.mp4", frames=2).rename(tmp_path / name)
-    run("--output", "aus gabe ü.mp4", "--", name)
-    assert len(packets(tmp_path / "aus gabe ü.mp4")[1]) == 2
-
-
-def test_a_variable_frame_rate(tmp_path, run):
-    """A JSON line a frame of the source, at its time; the video's rate is constant."""
-    slow = {"filters": "select='lt(t,1.2)+not(mod(n,2))'", "extra": ["-fps_mode", "passthrough"]}
-    make_flashes(tmp_path / "in.mp4", seconds=2, **slow)
-    tick, times = packets(tmp_path / "in.mp4")
-    run("in.mp4", "--json", "found.jsonl")
-    lines = lines_of("found.jsonl")
-    np.testing.assert_allclose([line["time"] for line in lines], [float(time * tick) for time in times], atol=1e-5)
-    assert len(lines) == 40
-    assert len(packets(tmp_path / "output.mp4")[1]) == 49
-
-
-def test_an_odd_size_is_said(tmp_path, run, capsys):
-    make_video(tmp_path / "in.mkv", "65x49", frames=2, extra=["-c:v", "ffv1", "-pix_fmt", "yuv444p"], source="testsrc")
-    run("in.mkv")
-    assert [line for line in capsys.readouterr().err.splitlines() if "66x50" in line and line.startswith("note:")]
-
-
-def test_a_broken_off_video(tmp_path, run, capsys):
-    whole = make_video(tmp_path / "whole.mp4", frames=60, extra=["-g", "5", "-movflags", "+faststart"])
-    (tmp_path / "cut.mp4").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    run("cut.mp4")
-    count = len(packets(tmp_path / "output.mp4")[1])
-    assert 5 < count < 55
-    note = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note:")]
-    assert len(note) == 1
-    assert f"{60 - count} of 60 frames are missing" in note[0]
-
-
-def test_a_picture(tmp_path, run, capsys):
-    picture(tmp_path / "In.PNG")
-    run("In.PNG", "--json", "found.jsonl")
-    assert names(tmp_path) == ["In.PNG", "In_detections.PNG", "found.jsonl"]
+def test_an_image(run):
+    write_image("In.PNG", np.full((48, 64, 3), 90, np.uint8))
+    assert run("In.PNG", "--json", "a.jsonl")[0] == 0
+    assert names() == ["In.PNG", "In_detections.PNG", "a.jsonl", "in.mp4", "tiny.pth"]
     assert (read_image("In_detections.PNG") != 90).any()
-    (line,) = lines_of("found.jsonl")
-    assert line["file"] == "In.PNG"
-    assert [one["label"] for one in line["detections"]] == ["dog", "person"]
-    assert "1 picture " in capsys.readouterr().out
-    run("In.PNG", "--output", "other.jpg")
+    assert labels_in("a.jsonl") == [["dog"]]
+    assert run("In.PNG", "--output", "other.jpg")[0] == 0
     assert read_image("other.jpg").shape == (48, 64, 3)
 
 
-def test_a_folder_of_pictures(tmp_path, run, capsys):
-    (tmp_path / "in").mkdir()
-    for index, suffix in enumerate(("jpg", "PNG", "bmp")):
-        picture(tmp_path / "in" / f"{index}.{suffix}", (40 + index, 30))
-    (tmp_path / "in" / "bad.jpg").write_text("no picture")
-    run("in", "--batch_size", 2, "--json", "found.jsonl")
-    run("in", "--output", "out")  # our own output of the first run is not taken for input
-    assert names(tmp_path / "out") == ["0.jpg", "1.PNG", "2.bmp"]
-    assert len(names(tmp_path / "in")) == 7
-    assert len(lines_of("found.jsonl")) == 3
-    notes = [line for line in capsys.readouterr().err.splitlines() if "note:" in line]
-    assert len(notes) == 2
-    assert all("bad.jpg" in note for note in notes)
+def test_a_folder_of_images(run):
+    Path("a").mkdir()
+    for index, name in enumerate(("0.jpg", "1.PNG", "2.bmp")):
+        write_image(Path("a", name), np.full((30, 40 + index, 3), 90, np.uint8))
+    Path("a/3.jpg").write_text("no image")
+    Path("a/notes.txt").write_text("no image")
+    code, out, err = run("a", "--batch_size", 2, "--json", "a.jsonl")
+    assert code == 0
+    assert [line.partition(": not")[0] for line in err.splitlines()] == ["note: skipped, not images: notes.txt",
+                                                                         "note: left out: a/3.jpg"]  # fmt: skip
+    assert "3 images in " in out
+    assert names("a") == ["0.jpg", "0_detections.jpg", "1.PNG", "1_detections.PNG", "2.bmp", "2_detections.bmp",
+                          "3.jpg", "notes.txt"]  # fmt: skip
+    assert [line["file"] for line in lines_of(Path("a.jsonl").read_text())] == ["a/0.jpg", "a/1.PNG", "a/2.bmp"]
+    assert run("a", "--output", "b")[0] == 0  # results of the first run are not taken for images
+    assert names("b") == ["0.jpg", "1.PNG", "2.bmp"]
 
 
-class FakeCamera:
-    """Stands in for cv2.VideoCapture: some frames, one each 50 ms, then the end."""
-
-    def __init__(self, _number):
-        self.left = 6
-
-    def isOpened(self):  # noqa: N802 - OpenCV's name
-        return True
-
-    def read(self):
-        time.sleep(0.05)
-        self.left -= 1
-        return self.left >= 0, np.full((48, 64, 3), (0, 0, 200), np.uint8)
-
-    def get(self, _property):
-        return 20.0
-
-    def release(self):
-        pass
+@posix
+def test_names_are_escaped_on_the_terminal_and_kept_on_the_disk(run):
+    name = os.fsdecode(b"\xff\x1b[2J.png")
+    write_image(name, np.full((30, 40, 3), 90, np.uint8))
+    Path("bad\x1b[2J.png").write_bytes(b"nothing")
+    code, out, err = run(".", "--output", "out\x1b[2J", "--json", "a.jsonl")
+    assert code == 0
+    assert "output: out\\x1b[2J" in out
+    assert "left out: bad\\x1b[2J.png" in err
+    assert lines_of(Path("a.jsonl").read_text())[0]["file"] == name
+    assert names("out\x1b[2J") == [name]
 
 
-def test_a_camera(tmp_path, run, monkeypatch):
-    monkeypatch.setattr("cv2.VideoCapture", FakeCamera)
-    monkeypatch.setattr(sys, "platform", "darwin")  # Linux is asked for /dev/video7 first
-    run("7", "--json", "found.jsonl")
-    lines = lines_of("found.jsonl")
-    assert 1 <= len(lines) <= 6
-    assert len(packets(tmp_path / "output.mp4")[1]) >= len(lines)
-    assert "20 fps" in header(tmp_path / "output.mp4")
-    middle = decode(tmp_path / "output.mp4", (64, 48))[0, 24, 32].astype(int)
-    np.testing.assert_allclose(middle, [200, 0, 0], atol=12)  # red, as RGB
+def test_the_notes_of_a_video(run):
+    ffmpeg("-i", CLIP, "-vf", "crop=65:49", "-c:v", "ffv1", "-pix_fmt", "yuv444p", "-frames:v", 40, "whole.mkv")
+    Path("-v.mkv").write_bytes(Path("whole.mkv").read_bytes()[: Path("whole.mkv").stat().st_size // 2])
+    code, out, err = run("--output", "ö.mkv", "--", "-v.mkv")
+    assert code == 0
+    assert 5 < len(packets("ö.mkv")[1]) < 35
+    assert [bool(re.search(r"^note: .*(66x50|frames are missing)", line)) for line in err.splitlines()] == [True] * 2
+
+
+def test_without_input_the_dog_or_else_the_bundled_clip(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Object_Detection.find_input(None) in (SCRIPT.with_name("Funny_dog.mp4"), CLIP)
+    monkeypatch.setattr(Object_Detection, "HERE", tmp_path / "project")
+    with pytest.raises(InputError, match="no INPUT"):
+        Object_Detection.find_input(None)
 
 
 WRONG = {
-    "missing": (["no.mp4"], "no.mp4"),
-    "empty": (["empty.mp4"], "empty"),
-    "text": (["text.mp4"], "text.mp4"),
-    "no picture": (["bad.png"], "bad.png"),
-    "no folder": (["in.mp4", "--output", "no/where.mp4"], "no/where.mp4"),
-    "a folder": (["in.mp4", "--output", "folder"], "folder"),
-    "suffix": (["in.mp4", "--output", "out.gif"], "out.gif"),
-    "itself": (["in.mp4", "--output", "in.mp4"], "is the input"),
-    "itself by a link": (["in.mp4", "--output", "link.mp4"], "is the input"),
-    "json is the input": (["in.mp4", "--json", "in.mp4"], "is the input"),
-    "json is the output": (["in.mp4", "--json", "output.mp4"], "already"),
-    "json nowhere": (["in.mp4", "--json", "no/where.jsonl"], "no/where.jsonl"),
-    "class": (["in.mp4", "--classes", "unicorn"], "aeroplane.*tvmonitor"),
-    "threshold": (["in.mp4", "--threshold", "1.5"], "--threshold"),
-    "batch size": (["in.mp4", "--batch_size", "0"], "--batch_size"),
-    "device": (["in.mp4", "--device", "abacus"], "--device abacus"),
-    "weights": (["in.mp4", "--trained_model", "no.pth"], "no.pth"),
-    "broken weights": (["in.mp4", "--trained_model", "text.mp4"], "text.mp4"),
-    "empty folder": (["folder"], "no picture"),
-    "camera": (["99"], "camera 99"),
-    "display": (["in.mp4", "--show"], "--show"),
+    "missing": ("no.mp4", "no.mp4: no such file"),
+    "empty": ("empty.mp4", "the file is empty"),
+    "text": ("text.mp4", "text.mp4: not a video|text.mp4: can't be read"),
+    "damaged image": ("bad.png", "bad.png: not a readable image"),
+    "empty folder": ("folder", "folder: no image"),
+    "camera": ("99", "camera 99"),
+    "stream": ("rtsp://127.0.0.1:9/none", "rtsp://127.0.0.1:9/none"),
+    "no folder": ("in.mp4 --output no/where.mp4", "no/where.mp4: can't be written"),
+    "a folder": ("in.mp4 --output folder", "folder: a video is written as"),
+    "suffix": ("in.mp4 --output out.gif", "out.gif: a video is written as .mp4"),
+    "suffix of an image": ("good.png --output out.mp4", "out.mp4: unsupported suffix"),
+    "a file for a folder": (". --output tiny.pth", "tiny.pth: can't be made a folder"),
+    "the images' own folder": (". --output .", "this folder holds the images"),
+    "input": ("in.mp4 --output in.mp4", "in.mp4: this is the input"),
+    "input by a link": ("in.mp4 --output link.mp4", "link.mp4: this is the input"),
+    "JSON is the input": ("in.mp4 --json in.mp4", "--json in.mp4: this is the input"),
+    "JSON is the output": ("in.mp4 --json output.mp4", "--json output.mp4: this is the output"),
+    "JSON nowhere": ("in.mp4 --json no/where.jsonl", "no/where.jsonl: can't be written"),
+    "class": ("in.mp4 --classes dog unicorn", "unicorn: unknown; the network knows aeroplane.*tvmonitor"),
+    "threshold": ("in.mp4 --threshold 1.5", "--threshold"),
+    "batch size": ("in.mp4 --batch_size 0", "--batch_size"),
+    "device": ("in.mp4 --device abacus", "--device abacus"),
+    "flag": ("in.mp4 --no_such_flag", "--no_such_flag"),
+    "weights": ("in.mp4 --trained_model no.pth", "no.pth: no such file"),
+    "no weights": ("in.mp4 --trained_model text.mp4", "text.mp4: "),
+    "weights that aren't finite": ("in.mp4 --trained_model nan.pth", "nan.pth: .*loc.0.weight is not finite"),
+    "weights for a folder": (". --trained_model nan.pth --output new", "nan.pth: "),
+    "no display": ("in.mp4 --show", "--show: there is no display"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_mistakes_end_in_one_line_and_leave_nothing(tmp_path, run, monkeypatch, case):
-    arguments, said = WRONG[case]
+def test_mistakes_end_in_one_line_and_leave_nothing(work, run, monkeypatch, case):
+    arguments, words = WRONG[case]
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     monkeypatch.setattr(sys, "platform", "linux")
-    make_video(tmp_path / "in.mp4", frames=2)
-    (tmp_path / "link.mp4").symlink_to("in.mp4")
-    (tmp_path / "empty.mp4").touch()
-    (tmp_path / "text.mp4").write_text("no video\n" * 50)
-    (tmp_path / "bad.png").write_text("no picture")
-    (tmp_path / "folder").mkdir()
-    before = names(tmp_path), (tmp_path / "in.mp4").read_bytes()
-    with pytest.raises(InputError, match=said) as caught:
-        run(*arguments)
-    assert "\n" not in str(caught.value)
-    assert before == (names(tmp_path), (tmp_path / "in.mp4").read_bytes())
-    assert names(tmp_path / "folder") == []
+    Path("link.mp4").symlink_to("in.mp4")
+    Path("empty.mp4").touch()
+    Path("text.mp4").write_text("no video\n" * 50)
+    Path("bad.png").write_text("no image")
+    Path("folder").mkdir()
+    if case != "empty folder":
+        write_image("good.png", np.full((30, 40, 3), 90, np.uint8))
+    contents = read_file("tiny.pth")
+    contents["state_dict"]["loc.0.weight"][0] = float("nan")
+    torch.save(contents, "nan.pth")
+    before = {path: path.is_file() and path.read_bytes() for path in work.rglob("*")}
+    code, out, err = run(*arguments.split())
+    lines = [line for line in err.splitlines() if not line.startswith("note: skipped")]
+    assert (code, out, len(lines)) == (2, "", 1), err
+    assert re.search(f"^error: .*{words}", lines[0])
+    assert before == {path: path.is_file() and path.read_bytes() for path in work.rglob("*")}
 
 
-def test_help_is_quick_and_imports_nothing_heavy():
-    """The script may import only the standard library until its work begins."""
-    code = "import sys; import Object_Detection as o; o.get_args_parser().format_help(); print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], cwd=SCRIPT.parent, capture_output=True, text=True, check=True)
-    assert not {"torch", "cv2", "numpy", "data"} & set(loaded.stdout.split())
-
-
-@pytest.mark.slow
-def test_the_script_ends_with_code_2_and_one_line(tmp_path, checkpoint):
-    (tmp_path / "text.mp4").write_text("no video\n")
-    process = start(tmp_path, "text.mp4", "--trained_model", checkpoint)
-    out, err = process.communicate()
-    assert process.returncode == 2
-    assert out == ""
-    assert len(err.splitlines()) == 1
-    assert err.startswith("error: ")
-    assert names(tmp_path) == ["text.mp4"]
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends Ctrl-C to a whole console, pytest included")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_closes_the_video(tmp_path, checkpoint, number):
-    make_video(tmp_path / "in.mp4", "320x240", frames=3000, sound=120)
-    process = start(tmp_path, "in.mp4", "--json", "found.jsonl", "--trained_model", checkpoint, "--device", "cpu")
-    seen = ""
-    while "20/3000" not in seen and process.poll() is None:
-        seen += os.read(process.stderr.fileno(), 4096).decode()
-    process.send_signal(number)
-    out, err = process.communicate()
-    assert process.returncode == 128 + number
-    assert "Traceback" not in err
-    assert "interrupted after" in err
-    assert names(tmp_path) == ["found.jsonl", "in.mp4", "output.mp4"]
-    count = len(decode(tmp_path / "output.mp4", (320, 240)))
-    assert 20 <= count < 3000
-    assert count == len(lines_of(tmp_path / "found.jsonl"))
-    assert f"{count} frames" in out
-    assert "Audio: aac" in header(tmp_path / "output.mp4")
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="names are any bytes on Linux only")
-def test_a_name_that_is_no_utf8(tmp_path, run):
-    name = os.fsdecode(b"d\xf6g \xff.png")
-    picture(tmp_path / name)
-    run(".", "--output", "out", "--json", "found.jsonl")
-    (line,) = lines_of("found.jsonl")
-    assert line["file"].endswith(name)
-    assert [found["label"] for found in line["detections"]] == ["dog", "person"]
-    assert len(names(tmp_path / "out")) == 1
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="names are any bytes on Linux only")
-def test_names_are_shown_escaped(tmp_path, run, capsys):
-    """What is printed can be printed anywhere, and steers no terminal."""
-    picture(tmp_path / "good.png")
-    (tmp_path / "bad\x1b[2J.png").write_bytes(b"nothing")
-    run(".", "--output", os.fsdecode(b"out\xff\x1b[2J"))
-    out, err = capsys.readouterr()
-    assert "output: out\\udcff\\x1b[2J" in out
-    assert "note: left out: bad\\x1b[2J.png" in err
-    assert "\x1b[2J" not in out + err
+def test_a_mistake_and_help_answer_at_once():
+    """In a process of its own, and without importing what is heavy."""
+    code = f"import sys, runpy; sys.argv = ['o', 'no.mp4']\ntry: runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    code += "\nfinally: print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=SCRIPT.parent, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: no.mp4: no such file or folder; check the name\n")
+    assert not {"torch", "cv2", "numpy", "data"} & set(done.stdout.split())

@@ -56,14 +56,14 @@ def mutate_bytes(rng, seeds, tokens=(b"",)):
     return data
 
 
-def mutate_value(rng, value, hostile=HOSTILE, keep=lambda path: True):
+def mutate_value(rng, value, hostile=HOSTILE, spared=()):
     """Return a copy of a tree of dicts and lists with 1 to 3 random nodes replaced, removed, doubled or renamed.
 
-    keep: function from a path (tuple of keys and indices) to whether the node may be chosen.
+    spared: keys of `value` that stay as they are, with all below them.
     """
     tree = [copy.deepcopy(value)]
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        places = [(node, key) for path, node, key in _places(tree, ()) if keep(path[1:])]
+        places = [(node, key) for path, node, key in _places(tree, ()) if path[1:2] not in {(key,) for key in spared}]
         node, key = rng.choice(places)
         change = rng.random()
         if change < 0.65 or node is tree:

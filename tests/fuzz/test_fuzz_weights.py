@@ -1,65 +1,47 @@
-"""Checkpoints and the state of training runs from strangers: used, or refused by name; never code, never memory."""
+"""Checkpoints, states and logs of training runs: used, or refused; none costs memory or writes a file."""
 
 import io
 import itertools
-import os
+import json
 import zipfile
-from argparse import Namespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from mutation import HOSTILE, mutate_bytes, mutate_value
-from torch import nn
-from trials import attack
+from mutation import HOSTILE, HOSTILE_TENSORS, mutate_bytes, mutate_value
 
 from data.config import voc
 from inference import Detector
 from inference.drawing import draw_detections
-from training import crops, run_state
-from training.log import _open_table, draw_curves
-from training.network import averaged, build_network, build_optimizer
-from weights.checkpoint import CheckpointInfo, load_network, save_checkpoint
+from layers.modules import MultiBoxLoss
+from ssd import build_ssd
+from training import pretrain, state
+from training.distributed import Ranks
+from training.engine import Trainer
+from training.log import Log, draw_curves
+from training.optimizer import build_optimizer
+from weights.checkpoint import CheckpointInfo, load_network, read_file, save_checkpoint
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="inputs are tried in a forked process")
-
+CPU = torch.device("cpu")
 INFO = CheckpointInfo(config=voc, class_names=("left shoe", "größe"), width=1 / 16, mAP=0.5, trained_with="train.py")
 FRAME = np.random.RandomState(0).randint(0, 256, (60, 80, 3), np.uint8)
-PICKLE_TOKENS = [
+PICKLE = [
     b"cos\nsystem\n", b"ctorch\nTensor\n", b"cbuiltins\neval\n", b"R", b"b", b"\x81", b"0", b"t", b"]", b"}", b".",
     b"\x8a\xff" + b"\x7f" * 255, b"J\xff\xff\xff\x7f", b"X\xff\xff\xff\x7f", b"r\xff\xff\xff\x7f",
 ]  # fmt: skip
-
-
-def hostile_tensors():
-    """What may stand in place of a weight."""
-    return [
-        torch.zeros(1).expand(2**40),
-        torch.zeros(1).expand(16, 3, 3, 3),
-        torch.zeros(16),
-        torch.full((16,), float("nan")),
-        torch.full((16,), 1e38),
-        torch.zeros(16, dtype=torch.complex64),
-        torch.zeros(16, dtype=torch.int8),
-        torch.zeros(16, dtype=torch.float64),
-        torch.zeros(()),
-        torch.zeros(0),
-        torch.zeros(16).to_sparse(),
-        torch.zeros(16, device="meta"),
-        torch.quantize_per_tensor(torch.zeros(16), 0.1, 0, torch.qint8),
-        nn.Parameter(torch.zeros(16)),
-    ]
+VALUES = [*HOSTILE, *HOSTILE_TENSORS]
 
 
 def stored(contents, zipped=True):
-    """The bytes that torch.save writes."""
+    """Return the bytes that torch.save writes."""
     buffer = io.BytesIO()
     torch.save(contents, buffer, _use_new_zipfile_serialization=zipped)
     return buffer.getvalue()
 
 
 def repacked(data, change):
-    """A checkpoint whose description, the pickle in the zip file, is what `change` makes of it; checksums are right."""
+    """Change the pickle in the zip file of a checkpoint; the checksums are right."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(buffer, "w") as new:
         for record in old.infolist():
@@ -70,7 +52,7 @@ def repacked(data, change):
 
 @pytest.fixture(scope="module")
 def contents(tmp_path_factory):
-    """What a checkpoint holds."""
+    """What a checkpoint contains."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("checkpoint") / "net.pth"
     save_checkpoint(path, INFO.build("train").eval(), INFO)
@@ -85,133 +67,120 @@ def use(path):
     f"{info.config.name} {', '.join(info.class_names)} {info.mAP} {info.mAP_on} {info.trained_with}".encode()
 
 
-def write(folder, name, data):
-    path = folder / name
-    path.write_bytes(data)
-    return path
-
-
-def test_checkpoints_of_changed_bytes(contents, tmp_path, count):
+def test_checkpoints_of_changed_bytes(contents, tmp_path, attack):
     bare = {"state_dict": contents["state_dict"]}
-    seeds = [stored(contents), stored(bare), stored(contents, zipped=False), stored(bare, zipped=False)]
+    seeds = [stored(what, zipped) for what in (contents, bare) for zipped in (True, False)]
 
-    def make(rng, folder):
+    def make(rng):
         seed = rng.choice(seeds)
         if rng.random() < 0.5 and seed[:2] == b"PK":
-            return write(folder, "a.pth", repacked(seed, lambda pickle: mutate_bytes(rng, [pickle], PICKLE_TOKENS)))
+            return repacked(seed, lambda pickle: mutate_bytes(rng, [pickle], PICKLE))
         if rng.random() < 0.5:  # a pickle's first bytes say what the rest is
-            return write(folder, "a.pth", mutate_bytes(rng, [seed[:4000]], PICKLE_TOKENS) + seed[4000:])
-        return write(folder, "a.pth", mutate_bytes(rng, [seed], PICKLE_TOKENS))
+            return mutate_bytes(rng, [seed[:4000]], PICKLE) + seed[4000:]
+        return mutate_bytes(rng, [seed], PICKLE)
 
-    attack("checkpoint, bytes", make, use, count(200), tmp_path)
-
-
-def test_checkpoints_of_other_values(contents, tmp_path, count):
-    hostile = [*HOSTILE, *hostile_tensors()]
-
-    def make(rng, folder):
-        described = rng.random() < 0.8
-        changed = mutate_value(rng, contents, hostile, lambda path: not described or path[0] != "state_dict")
-        return write(folder, "a.pth", stored(changed))
-
-    attack("checkpoint, values and configs", make, use, count(200), tmp_path)
+    attack(tmp_path / "a.pth", make, use, "checkpoint, bytes")
 
 
-def test_bare_state_dicts_of_other_values(contents, tmp_path, count):
-    hostile = [*HOSTILE, *hostile_tensors()]
+def test_checkpoints_of_other_values(contents, tmp_path, attack):
+    def make(rng):
+        return stored(mutate_value(rng, contents, VALUES, spared=rng.choice([("state_dict",)] * 4 + [()])))
 
-    def make(rng, folder):
-        return write(folder, "a.pth", stored(mutate_value(rng, contents["state_dict"], hostile)))
-
-    attack("state dict, values", make, use, count(80), tmp_path)
+    attack(tmp_path / "a.pth", make, use, "checkpoint, values")
 
 
-ARGUMENTS = Namespace(
-    basenet="none", finetune=None, width=1 / 16, optimizer="adamw", lr=1e-3, weight_decay=5e-4, momentum=0.9,
-    caffe_bias=False, keep=3,
-)  # fmt: skip
+def test_bare_state_dicts_of_other_values(contents, tmp_path, attack):
+    attack(
+        tmp_path / "a.pth", lambda rng: stored(mutate_value(rng, contents["state_dict"], VALUES)), use, "state dict"
+    )
 
 
-@pytest.fixture(scope="module")
-def training(tmp_path_factory):
-    """A run after two steps (Namespace of its parts), and what its state file holds."""
+def make_trainer():
+    """A Trainer after a step."""
     torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("run")
-    net = build_network(ARGUMENTS, voc, 3, print)
-    optimizer = build_optimizer(net, ARGUMENTS, torch.device("cpu"))
+    net = build_ssd("train", num_classes=3, width=1 / 16)
+    optimizer = build_optimizer(net, "adamw", 1e-3, CPU)
     for parameter in net.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    run = Namespace(
-        net=net,
-        average=averaged(net, 0.99),
-        optimizer=optimizer,
-        scaler=scaler,
-        folder=folder,
-        args=ARGUMENTS,
-        best=0.25,
-    )
-    run_state.save(run, 2, {"iteration": 2, "unscored": False, "sums": [1.0, 2.0, 30.0], "count": 2})
-    return run, torch.load(folder / "state_2.pth", weights_only=True)
+    return Trainer(net, MultiBoxLoss(3), optimizer, Ranks(), precision=torch.float32, ema=0.99)
 
 
-def test_states_of_training_runs(training, tmp_path, count):
-    run, state = training
-    hostile = [*HOSTILE, *hostile_tensors()]
-    seed = stored(state)
+RUN = {"dataset": "VOC", "splits": "[]", "classes": ["left shoe", "größe"], "size": 300, "width": 1 / 16, "seed": 0}
 
-    def make(rng, folder):
+
+def test_states_of_training_runs(tmp_path, attack):
+    trainer, log = make_trainer(), {"sums": [1.0, 2.0, 30.0], "count": 2, "unscored": False}
+    state.save_state(tmp_path, 2, {"run": RUN, "log": log, "best": 0.25, **trainer.state_dict()}, keep=1)
+    whole = torch.load(tmp_path / "state_2.pth", weights_only=True)
+    seed = stored(whole)
+
+    def make(rng):
         if rng.random() < 0.3:
-            return write(
-                folder, "state_2.pth", repacked(seed, lambda pickle: mutate_bytes(rng, [pickle], PICKLE_TOKENS))
-            )
-        weights = rng.random() < 0.2
-        changed = mutate_value(rng, state, hostile, lambda path: weights or path[0] not in ("model", "average"))
-        return write(folder, "state_2.pth", stored(changed))
+            return repacked(seed, lambda pickle: mutate_bytes(rng, [pickle], PICKLE))
+        return stored(mutate_value(rng, whole, VALUES, spared=rng.choice([("model", "average")] * 4 + [()])))
 
     def read(path):
-        first, log, best = run_state.load(path, run.net, run.average, run.optimizer, run.scaler)
+        first, log, best = state.restore(path, read_file(path), trainer, RUN, print)
         assert first >= 0
         assert isinstance(best, float)
-        if log is not None:
-            assert log["iteration"] + log["count"] + sum(log["sums"]) is not None
-        run.optimizer.step()
+        assert log is None or log["count"] + sum(log["sums"]) is not None
+        trainer.optimizer.step()
 
-    attack("state of a training run", make, read, count(100), tmp_path)
+    attack(tmp_path / "state_2.pth", make, read, "run state")
 
 
-def test_states_of_crop_training(training, tmp_path, count):
-    run, _ = training
-    model = crops.CropClassifier(run.net)
+def test_states_of_pre_training(tmp_path, attack):
+    net = build_ssd("train", num_classes=3, width=1 / 16)
+    model = pretrain.CropClassifier(net)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "passes": 1}
-    hostile = [*HOSTILE, *hostile_tensors()]
+    model(torch.zeros(1, 3, 32, 32)).sum().backward()
+    optimizer.step()
+    whole = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "passes": 1}
+    class Images:
+        """A data set of one image."""
 
-    def make(rng, folder):
-        changed = mutate_value(rng, state, hostile, lambda path: path[0] != "model" or rng.random() < 0.05)
-        return write(folder, "crops.pth", stored(changed))
+        def __len__(self):
+            return 1
+
+        def pull_target(self, *_):
+            return [[1, 1, 60, 60, 0]]
+
+        def pull_image(self, _):
+            return FRAME
+
+    def make(rng):
+        return stored(mutate_value(rng, whole, VALUES, spared=rng.choice([("model",)] * 4 + [()])))
 
     def read(path):
-        assert crops._load_state(path, model, optimizer) >= 0
-        optimizer.step()
+        pretrain.pretrain_base(
+            net, Images(), Ranks(), path, passes=2, crop_size=32, lr=1e-3, seed=0, num_workers=0
+        )
 
-    attack("crops.pth", make, read, count(150), tmp_path)
+    attack(tmp_path / "crops.pth", make, read, "crops.pth")
 
 
-def test_logs_of_training_runs(tmp_path, count):
-    text = "iteration,lr,loss_l,loss_c,positives,mAP,seconds\r\n1,1e-05,2.5,3.5,9.000,,0.5\r\n2,,,,,0.125,\r\n"
+def test_identities_of_runs(tmp_path, attack):
+    (tmp_path / "state_2.pth").touch()
+    state.write_identity(tmp_path, RUN)
+
+    def make(rng):
+        return json.dumps(mutate_value(rng, RUN)).encode() if rng.random() < 0.7 else mutate_bytes(rng, [json.dumps(RUN).encode()], [b"null", b"{", b"[", b'"', b"\xff", b"9" * 5000, b"[" * 9999])
+
+    attack(tmp_path / "run.json", make, lambda path: state.check_folder(path.parent, "auto", RUN), "run.json")
+
+
+def test_logs_of_training_runs(tmp_path, attack):
+    text = b"iteration,lr,loss_l,loss_c,positives,mAP,seconds\r\n1,1e-05,2.5,3.5,9.000,,0.5\r\n2,,,,,0.125,\r\n"
     tokens = [b",", b"\r\n", b"\n", b'"', b"nan", b"1e999", "²".encode(), b"\0", b"\xff", b"9" * 5000, b"-1", b"x"]
-
-    def make(rng, folder):
-        return write(folder, "log.csv", mutate_bytes(rng, [text.encode()], tokens))
+    numbers = itertools.count()
 
     def read(path):
-        _open_table(path, 2)[0].close()
-        if not next(reads) % 100:
+        with Log(path.parent, 2, 4, print_every=1, batch_size=1, image_path=str):
+            pass
+        if not next(numbers) % 100:
             draw_curves(path.parent)
 
-    write(tmp_path, "log.csv", text.encode())
+    (tmp_path / "log.csv").write_bytes(text)
     draw_curves(tmp_path)  # matplotlib takes seconds to get ready
-    reads = itertools.count()
-    attack("log.csv", make, read, count(300), tmp_path)
+    attack(tmp_path / "log.csv", lambda rng: mutate_bytes(rng, [text], tokens), read, "log.csv")
