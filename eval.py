@@ -10,6 +10,8 @@ On a folder in VOC format, COCO val2017, and the devkit's det_test_<class>.txt:
     python eval.py --dataset COCO --trained_model weights/my_coco.pth
     python eval.py --detections results
 
+On four GPUs: torchrun --nproc_per_node=4 eval.py ...
+
 Prints a table, and writes detection files, pr_curves.png, mistakes.html and results.json to --save_folder.
 """
 
@@ -58,7 +60,10 @@ def get_args_parser():
 
 
 def main(args):
-    """Score as the flags say, print the figures and write the report; returns the content of results.json.
+    """Score as the flags say, print the figures and write the report.
+
+    Returns:
+        The content of results.json; None on all ranks of a job but the first.
 
     Raises:
         InputError: data, weights, detections or flags are invalid, or a file can't be written.
@@ -70,6 +75,7 @@ def main(args):
     from metrics.evaluation import Scored, detect_images, evaluate, read_detections
     from metrics.ground_truth import open_evaluation_set
     from metrics.report import prepare_folder, summary, table, write_detections, write_report
+    from training.distributed import join
     from utils.files import file_hash
     from utils.system import keep_freed_memory
     from weights.catalogue import resolve
@@ -83,22 +89,26 @@ def main(args):
         scored = read_detections(args.detections, images)
     else:
         path = resolve(args.trained_model)
-        detector = Detector(
-            path,
-            device="cpu" if args.device == "auto" and not args.cuda else args.device,
-            precision=args.precision,
-            threshold=args.confidence_threshold,
-            top_k=args.top_k,
-            keep_top_k=args.keep_top_k,
-            clip=False,  # as 77.43 was measured
-            engine=args.engine,
-            calibration=args.calibration,
-        )
-        images.ground_truth(detector.class_names)  # raises before the work if the network knows none of the classes
-        print(printable(f"network: {detector.description}"))
-        detections, rate = detect_images(
-            detector, images.paths, batch_size=args.batch_size, num_workers=args.num_workers
-        )
+        on_cpu = args.device == "auto" and (not args.cuda or args.engine == "openvino")
+        with join("cpu" if on_cpu else args.device) as (ranks, device):
+            detector = Detector(
+                path,
+                device=str(device),
+                precision=args.precision,
+                threshold=args.confidence_threshold,
+                top_k=args.top_k,
+                keep_top_k=args.keep_top_k,
+                clip=False,  # as 77.43 was measured
+                engine=args.engine,
+                calibration=args.calibration,
+            )
+            images.ground_truth(detector.class_names)  # raises before the work if the network knows none of the classes
+            ranks.say(f"network: {detector.description}")
+            detections, rate = detect_images(
+                detector, images.paths, batch_size=args.batch_size, num_workers=args.num_workers, ranks=ranks
+            )
+        if not ranks.is_main:
+            return None
         print(f"{rate:.1f} images/s in batches of {args.batch_size}, including reading\n")
         source = {
             "checkpoint": str(path),

@@ -3,6 +3,7 @@
 import time
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,11 @@ from utils.errors import printable
 from utils.images import read_image
 
 
-def detect_images(detector, paths, *, batch_size=8, show_progress=True, num_workers=0):
+def detect_images(detector, paths, *, batch_size=8, show_progress=True, num_workers=0, ranks=None):
     """Run a Detector on image files: (DetectionArrays in the order of the images, images per second).
 
     Each worker reads and detects a batch; num_workers 0: as `share_threads` says. The progress bar needs a terminal.
+    With the Ranks of a job of several processes, each detects its share of the batches, and all get the whole result.
     Raises InputError if an image can't be read.
     """
 
@@ -31,12 +33,15 @@ def detect_images(detector, paths, *, batch_size=8, show_progress=True, num_work
     if num_workers:
         workers, threads = num_workers, max(1, workers * threads // num_workers)
     batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
+    if ranks:
+        batches, show_progress = batches[ranks.rank :: ranks.world], show_progress and ranks.is_main
     found, started = [], time.perf_counter()
-    bar = tqdm(total=len(paths), unit="image", disable=None if show_progress else True, dynamic_ncols=True)
+    bar = tqdm(total=sum(map(len, batches)), unit="image", disable=None if show_progress else True, dynamic_ncols=True)
     with bar, closing(in_order(detect, batches, workers, threads)) as results:
         for batch in results:
-            found += batch
+            found.append(batch)
             bar.update(len(batch))
+    found = list(chain.from_iterable(ranks.gather(found) if ranks else found))
     rate = len(paths) / (time.perf_counter() - started)
     detections = DetectionArrays(
         np.repeat(np.arange(len(found)), [len(one.scores) for one in found]),

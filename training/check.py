@@ -9,8 +9,6 @@ from tqdm import tqdm
 
 from utils.errors import InputError
 
-from .distributed import gather_shares
-
 MAX_UNUSABLE = 0.05  # of the images; more than that is an incomplete data set rather than a few damaged files
 MAX_EXAMPLES = 3  # named for each problem
 SLACK = 1  # pixel that a box may reach outside its image: some tools count from 0, some from 1
@@ -50,7 +48,7 @@ def check_images(images, class_names, ranks, num_workers=4, name_all=False):
         reading = pool.map(lambda index: _examine(images, index), share)
         bar = tqdm(reading, "checking the data set", len(share), unit="image", disable=None if ranks.is_main else True)
         try:
-            found = gather_shares(list(bar), ranks)
+            found = ranks.gather(list(bar))
         finally:
             pool.shutdown(cancel_futures=True)  # Ctrl-C doesn't wait for the rest
     first_of = {image_id: index for index, image_id in reversed(list(enumerate(images.ids)))}

@@ -1,4 +1,4 @@
-"""Several processes that train one network, started by torchrun."""
+"""Several processes that share a job, started by torchrun."""
 
 import os
 from contextlib import contextmanager
@@ -50,6 +50,17 @@ class Ranks:
         if self.world > 1:
             dist.barrier(group=self.control)
 
+    def gather(self, share):
+        """Join the lists of all ranks in the order of the whole, of which rank r has items r, r + world, ..."""
+        if self.world == 1:
+            return share
+        shares = [None] * self.world
+        dist.all_gather_object(shares, share, group=self.control)
+        gathered = [None] * sum(map(len, shares))
+        for rank, items in enumerate(shares):
+            gathered[rank :: self.world] = items
+        return gathered
+
 
 @contextmanager
 def join(device_name):
@@ -90,15 +101,3 @@ def sum_over_ranks(tensor):
     if dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor
-
-
-def gather_shares(share, ranks):
-    """Gather the lists of all ranks into the order of the whole, of which rank r has items r, r + world, ..."""
-    if ranks.world == 1:
-        return share
-    shares = [None] * ranks.world
-    dist.all_gather_object(shares, share, group=ranks.control)
-    gathered = [None] * sum(map(len, shares))
-    for rank, items in enumerate(shares):
-        gathered[rank :: ranks.world] = items
-    return gathered

@@ -3,20 +3,24 @@
 import csv
 import os
 import socket
+from contextlib import contextmanager
+from datetime import timedelta
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from fake_cuda import rehearsal
 from synthetic import make_voc
 
+from data.transforms import to_input
 from layers.modules import MultiBoxLoss
 from ssd import build_ssd
 from train import check_batch, get_args_parser, main
-from training import distributed
 from training.distributed import Ranks, join
 from training.engine import Trainer
+from training.optimizer import build_optimizer
 from utils.errors import InputError
 from weights.checkpoint import CheckpointInfo, save_checkpoint
 
@@ -56,7 +60,7 @@ def one_rank(rank, port, folder, accumulate, empty):
     with join("cpu") as (ranks, _):
         assert ranks.any(rank == 1)
         assert not ranks.any(False)
-        assert distributed.gather_shares([f"{rank}.{n}" for n in range(2 - rank)], ranks) == ["0.0", "1.0", "0.1"]
+        assert ranks.gather([f"{rank}.{n}" for n in range(2 - rank)]) == ["0.0", "1.0", "0.1"]
         torch.save(step(ranks, accumulate, empty), f"{folder}/{rank}.pth")
         ranks.wait()
 
@@ -111,24 +115,80 @@ def test_the_log_of_two_ranks_is_that_of_one_process(tmp_path):
             assert float(together[name]) == pytest.approx(float(alone[name]), rel=1e-3)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("local", [0, 1])
 @pytest.mark.parametrize("name", ["auto", "cuda"])
-def test_a_rank_takes_the_device_of_its_number(monkeypatch, rank, name):
-    seen = {}
-    for key, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2}.items():
+def test_a_rank_takes_the_device_of_its_local_number(monkeypatch, local, name):
+    """On the second of two machines. The device is set before NCCL starts, which would take the first one."""
+    calls = []
+    for key, value in {"RANK": 2 + local, "LOCAL_RANK": local, "WORLD_SIZE": 4}.items():
         monkeypatch.setenv(key, str(value))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: seen.update(device=device))
-    monkeypatch.setattr(dist, "init_process_group", lambda backend, **_: seen.update(backend=backend))
-    monkeypatch.setattr(dist, "new_group", lambda backend, **_: f"{backend} group")
-    monkeypatch.setattr(dist, "destroy_process_group", lambda: seen.update(left=True))
+    monkeypatch.setattr(torch.cuda, "set_device", calls.append)
+    monkeypatch.setattr(dist, "init_process_group", lambda *backend, timeout: calls.append((*backend, timeout)))
+    monkeypatch.setattr(dist, "new_group", lambda backend, timeout: (backend, timeout))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append("left"))
     with join(name) as (ranks, device):
-        assert device == torch.device("cuda", rank)
-        assert (ranks.rank, ranks.local, ranks.world, ranks.control) == (rank, rank, 2, "gloo group")
-    assert seen == {"device": device, "backend": "nccl", "left": True}
-    with pytest.raises(InputError, match="share one device"), join(f"cuda:{1 - rank}"):
+        assert device == torch.device("cuda", local)
+        assert (ranks.rank, ranks.local, ranks.world) == (2 + local, local, 4)
+        # The host may have to wait for a validation on rank 0.
+        assert ranks.control == ("gloo", timedelta(days=7))
+    assert calls == [device, ("nccl", timedelta(minutes=10)), "left"]
+    with pytest.raises(InputError, match="share one device"), join(f"cuda:{1 - local}"):
         pass
+
+
+@pytest.mark.parametrize("local", [0, 1])
+def test_a_rank_trains_on_its_device(monkeypatch, local):
+    """DistributedDataParallel is given the device and averages once for each batch; nothing waits for the device."""
+    calls, device = [], torch.device("cuda", local)
+
+    class Parallel(torch.nn.Module):
+        def __init__(self, module, device_ids):
+            super().__init__()
+            self.forward = module.forward
+            calls.append(device_ids)
+
+        @contextmanager
+        def no_sync(self):
+            calls.append("no_sync")
+            yield
+
+    monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", Parallel)
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 4)
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor: calls.append(tensor.device))
+    with rehearsal(monkeypatch) as cuda:
+        with cuda.allowing("_to_copy"):
+            net = build_ssd("train", width=0.05).to(device)
+            net_input = to_input(torch.empty(1, 300, 300, 3, dtype=torch.uint8, device=device))
+        optimizer = build_optimizer(net, "sgd", 1e-3, device)
+        settings = {"precision": torch.float16, "accumulate": 3, "clip_grad": 1.0}
+        trainer = Trainer(net, MultiBoxLoss(21), optimizer, Ranks(2 + local, local, 4), **settings)
+        with device:
+            images, loc_t = torch.empty(4, 300, 300, 3, dtype=torch.uint8), torch.empty(4, 8732, 4)
+            losses = trainer.step((images, loc_t, torch.empty(4, 8732, dtype=torch.int64)), 1e-3, 0)
+    assert losses.device == net_input.device == device
+    # The matched priors before the first part, the losses behind the last.
+    assert calls == [[local], device, "no_sync", "no_sync", device]
+
+
+def test_what_the_host_has_to_know_goes_over_gloo(monkeypatch):
+    """On NCCL's group it would wait for the device, and give up after its timeout."""
+    groups = []
+
+    def gather(shares, share, group):
+        groups.append(group)
+        shares[:] = [["0.0"], ["1.0"]]
+
+    monkeypatch.setattr(dist, "all_reduce", lambda flag, group: groups.append((flag.device.type, group)))
+    monkeypatch.setattr(dist, "barrier", lambda *, group: groups.append(group))
+    monkeypatch.setattr(dist, "all_gather_object", gather)
+    ranks = Ranks(0, 0, 2, "control")
+    assert ranks.any(True)
+    ranks.wait()
+    assert ranks.gather(["0.0"]) == ["0.0", "1.0"]
+    assert groups == [("cpu", "control"), "control", "control"]
 
 
 def test_without_torchrun_there_is_one_rank(monkeypatch):
