@@ -66,13 +66,19 @@ def result_paths(paths, output, folder=None):
         return [into]
     if into.suffix.lower() in CONTAINERS or (is_image(into) and not into.is_dir()):
         raise InputError(f"--output {output}: name a folder, since each image of {folder} has its own result")
-    try:
-        into.mkdir(exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output {output}: can't be made a folder ({error.strerror})") from error
-    if into.samefile(folder or paths[0].parent):
+    if into.exists() and not into.is_dir():
+        raise InputError(f"--output {output}: this is a file; name a folder")
+    if into.exists() and into.samefile(folder or paths[0].parent):
         raise InputError(f"--output {output}: this folder holds the images; name another one")
     return [into / _result_name(path, "") for path in paths]
+
+
+def make_folder(path):
+    """Make the folder of the results, unless it is there. Raises InputError if that fails."""
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: can't be made a folder ({error.strerror})") from error
 
 
 def _result_name(path, mark):

@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from inference.drawing import draw_detections
+from inference.folder import make_folder
 from inference.output import Summary, say
 from utils.errors import InputError, count
 from utils.images import read_image, write_image
@@ -112,11 +113,12 @@ def detect_video(detector, reader, writer, stop, *, labels=None, batch_size=1, w
 def detect_images(detector, paths, targets, *, labels=None, batch_size=1, write_line=None, display=None):
     """Detect in image files and write each with its detections to its target; otherwise as `detect_video`.
 
-    An image that can't be read is named on stderr and left out.
+    An image that can't be read is named on stderr and left out. The folder of the targets is made.
 
     Raises:
         InputError: no image can be read, or a target can't be written.
     """
+    make_folder(targets[0].parent)
     workers, threads = share_threads(detector.device)
     summary = Summary("image", dict.fromkeys(("read", "network", "draw", "write"), workers))
 

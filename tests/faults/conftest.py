@@ -1,22 +1,15 @@
-"""Fixtures of the tests of faults: scripts in processes, and the count of what was tried."""
+"""Fixtures of the tests of faults: scripts in processes of their own."""
 
 import os
 import signal
 
 import pytest
-from ledger import FAULTS
 from tiny import make_checkpoint
 
 if os.name == "posix":
     from processes import Script, start_server
 else:  # neither such signals nor limits
-    collect_ignore = ["test_full_disk.py", "test_killed_training.py", "test_memory.py", "test_signals.py"]
-
-
-@pytest.fixture
-def tried():
-    """(fault, ending, times=1) -> None: count a fault that was tried, and how it ended, for the table at the end."""
-    return lambda fault, ending, times=1: FAULTS[fault].update({ending: times})
+    collect_ignore = [f"test_{kind}.py" for kind in ("full_disk", "killed_training", "short_memory", "signals")]
 
 
 @pytest.fixture(scope="session")

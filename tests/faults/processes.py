@@ -1,7 +1,4 @@
-"""Scripts in processes of their own: under limits, on full disks, struck by signals, killed while they write a file.
-
-They are forks of a server process that has imported what takes seconds.
-"""
+"""Scripts in processes that fork from a server with all imports: under limits, on full disks, killed while writing."""
 
 import ctypes
 import multiprocessing
@@ -36,12 +33,12 @@ def start_server():
 
 
 class Script:
-    """A script that runs in a folder, in a process group of its own.
+    """A script that runs in a folder, in a session of its own.
 
     Args:
         name: such as "train.py".
         flags: as typed.
-        folder: to run in. What the script prints lies beside it.
+        folder: to run in. What the script prints is beside it.
         prepare: (function, arguments) called before the script starts.
         disk: size in bytes of a disk mounted at folder/disk; its contents are in folder/left at the end.
         quick: let the Detector answer at once.
@@ -51,14 +48,16 @@ class Script:
     """
 
     def __init__(self, name, flags, folder, *, prepare=None, disk=0, quick=True):
-        self.folder, self.code, self.started = folder, None, time.monotonic()
+        self.folder, self.code = folder, None
         folder.mkdir(exist_ok=True)
         self.files = [folder.with_name(f"{folder.name}.{stream}") for stream in ("out", "err")]
         for path in self.files:
             path.unlink(missing_ok=True)
-        self.process = PROCESSES.Process(target=_run, args=(name, flags.split(), folder, self.files, prepare, disk, quick))
+        arguments = name, flags.split(), folder, self.files, prepare, disk, quick
+        self.process = PROCESSES.Process(target=_run, args=arguments)
         self.process.start()
         self.wait_until(self.files[1].exists)
+        self.started = time.monotonic()  # the first one waits for the server's imports
 
     @property
     def out(self):
@@ -93,8 +92,8 @@ class Script:
             self.process.join(LIMIT)
             self.code, self.seconds = self.process.exitcode, time.monotonic() - self.started
             assert self.code is not None, "it doesn't end"
-            while _is_alive(self.process.pid):
-                assert time.monotonic() < self.started + self.seconds + 60, "a process is left behind"
+            while _is_session(self.process.pid):  # ffmpeg has a process group of its own
+                assert time.monotonic() < self.started + self.seconds + LIMIT, "a process is left behind"
                 time.sleep(0.02)
         return self
 
@@ -102,18 +101,17 @@ class Script:
         """Wait for the end, which must be one line with these words, and exit code 2."""
         self.wait()
         assert self.code == 2, self.err
-        assert len(self.errors) == 1, self.err
-        assert self.errors[0].startswith("error: ")
-        for word in words:
-            assert word in self.errors[0]
+        (line,) = self.errors
+        assert line.startswith("error: ")
+        assert all(word in line for word in words), line
 
 
-def _is_alive(group):
-    """Return whether a process of a group is alive (Linux only)."""
+def _is_session(number):
+    """Return whether a process of a session runs (Linux only)."""
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
-            state, _, member_of = path.read_text().rpartition(")")[2].split()[:3]
-            if member_of == str(group) and state != "Z":
+            state, *_, session = path.read_text().rpartition(")")[2].split()[:4]
+            if session == str(number) and state != "Z":
                 return True
     return False
 
@@ -121,6 +119,7 @@ def _is_alive(group):
 def _run(name, flags, folder, files, prepare, disk, quick):
     """Run a script in the new process as `python name flags` does."""
     os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # so that loader workers don't import everything again
     for number, path in enumerate(files, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.chdir(folder)
@@ -133,8 +132,7 @@ def _run(name, flags, folder, files, prepare, disk, quick):
         _mount(folder / "disk", disk)
     try:
         if prepare:
-            function, arguments = prepare
-            function(*arguments)
+            prepare[0](*prepare[1])
         runpy.run_path(str(ROOT / name), run_name="__main__")
     except KeyboardInterrupt:  # before the script handles it
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -174,19 +172,19 @@ def die_while_writing(suffix, moment):
     moment: "within its bytes" (of any file that is larger than 100 kB), "before the sync", "before the rename" or
     "after the rename".
     """
-    renamed = False
+    reached = ""
 
     def watch(event, arguments):
-        nonlocal renamed
+        nonlocal reached
         if event not in ("open", "os.rename"):
             return
-        path, reached = str(arguments[0]), None
-        if renamed:
+        if reached == "before the rename":
             reached = "after the rename"
-        elif ".writing-" in path and path.endswith(suffix):
-            renamed = event == "os.rename"
-            opened_for_the_sync = event == "open" and arguments[1] is None  # by os.open
-            reached = "before the rename" if renamed else "before the sync" if opened_for_the_sync else None
+        elif ".writing-" in str(arguments[0]) and str(arguments[0]).endswith(suffix):
+            if event == "os.rename":
+                reached = "before the rename"
+            elif arguments[1] is None:  # by os.open
+                reached = "before the sync"
         if reached == moment:
             os.kill(os.getpid(), signal.SIGKILL)
 

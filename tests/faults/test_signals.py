@@ -1,162 +1,116 @@
-"""Detection and evaluation struck by a signal at random moments: whole files or none (training: see test_killed.py).
-
-Each signal strikes each script twice, or 20 times with `--long`.
-"""
+"""Detection and evaluation that a signal strikes leave whole files or none (training: test_killed_training.py)."""
 
 import json
+import os
 import random
-import signal
-import sys
 import time
-from contextlib import suppress
-from pathlib import Path
+from signal import SIGINT, SIGKILL, SIGTERM
 
 import cv2
 import pytest
-from faulty_runs import Running, run_script, start_server
-from media import decode, make_video
+from media import decode, make_video, sound_length
 from synthetic import make_voc
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals"),
-]
-SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGKILL]
-FRAMES = 100
+from inference import Detector
+
+pytestmark = pytest.mark.slow
+
+DETECTION, EVALUATION = "Object_Detection.py", "eval.py"
+FRAMES, IMAGES = 100, 40
 
 
 @pytest.fixture(scope="module")
-def video(tmp_path_factory):
-    return make_video(tmp_path_factory.mktemp("media") / "in.mp4", "160x120", frames=FRAMES, sound=4)
+def run(tmp_path_factory, start, checkpoint):
+    """(name of the script, folder, prepare=None) -> Script at its start."""
+    data = tmp_path_factory.mktemp("data")
+    make_video(data / "in.mp4", "160x120", frames=FRAMES, sound=4)
+    make_voc(data / "images", {f"p{n}": [("dog", (5, 5, 60, 60), 0)] for n in range(IMAGES)})
+    flags = {
+        DETECTION: f"{data / 'in.mp4'} --json found.jsonl",
+        EVALUATION: f"--dataset {data / 'images'} --save_folder .",
+    }
+
+    def run(name, folder, prepare=None):
+        return start(name, f"{flags[name]} --trained_model {checkpoint} --device cpu", folder, prepare=prepare)
+
+    return run
 
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    objects = {f"p{n}": [("dog", (5, 5, 60, 60), 0)] for n in range(40)}
-    return make_voc(tmp_path_factory.mktemp("pictures") / "mine", objects)
+def check(ended, name, number):
+    """Check what a script left, and return how many frames or images are in its results."""
+    files = {path.name for path in ended.folder.iterdir()}
+    unfinished = {file for file in files if file.startswith(".writing-")}
+    if number == SIGKILL:
+        assert ended.code in (0, -SIGKILL), ended.err
+    else:
+        assert ended.code in (0, -number, 128 + number), ended.err
+        assert ended.code != 128 + number or len(ended.errors) == 1 and "interrupted" in ended.errors[0]
+        assert not unfinished
+    found = (check_detection if name == DETECTION else check_evaluation)(ended.folder, files - unfinished)
+    assert found in (0, FRAMES, IMAGES) or ended.code == 128 + number  # part of a video, after a signal it could handle
+    assert found or ended.code
+    return found
 
 
-@pytest.fixture(scope="module")
-def seconds(tmp_path_factory, video, pictures, checkpoint):
-    """How long each script takes when it is left alone."""
-    start_server()
-    taken = {}
-    for script, flags in flags_of(video, pictures, checkpoint).items():
-        ended = run_script(script, flags, tmp_path_factory.mktemp("whole"))
-        assert ended.code == 0, ended.err
-        taken[script] = ended.seconds
-    return taken
+def check_detection(folder, files):
+    frames = len(decode(folder / "output.mp4", (160, 120))) if "output.mp4" in files else 0
+    if frames:
+        assert sound_length(folder / "output.mp4") == pytest.approx(frames / 25, abs=0.1)
+    if "found.jsonl" in files:
+        assert [json.loads(line)["frame"] for line in (folder / "found.jsonl").open()] == list(range(frames))
+    assert files <= {"output.mp4", "found.jsonl"}
+    return frames
 
 
-def flags_of(video, pictures, checkpoint):
-    detection = f"{video} --json found.jsonl --trained_model {checkpoint} --device cpu"
-    evaluation = f"--dataset {pictures} --save_folder report --trained_model {checkpoint} --device cpu"
-    return {"Object_Detection.py": detection, "eval.py": evaluation}
+def check_evaluation(folder, files):
+    for name in files:
+        if name.startswith("det_val_"):
+            assert len((folder / name).read_text().splitlines()) == IMAGES * (
+                name in ("det_val_dog.txt", "det_val_person.txt")
+            )
+    if "pr_curves.png" in files:
+        assert cv2.imread(str(folder / "pr_curves.png")) is not None
+    if "mistakes.html" in files:
+        assert (folder / "mistakes.html").read_text().endswith("</html>\n")
+    if "results.json" not in files:  # which comes last
+        return 0
+    assert {"pr_curves.png", "mistakes.html"} <= files
+    return json.loads((folder / "results.json").read_text())["dataset"]["pictures"]
 
 
-def strike(script, flags, folder, number, moment):
-    """Start a script, send it a signal after so many seconds, and wait for its end: Ended."""
-    running = Running(script, flags, folder)
-    try:
-        running.wait_until_started()
-        time.sleep(moment)
-        with suppress(ProcessLookupError):  # it has ended
-            running.signal(number)
-        return running.ended()
-    finally:
-        running.clear()
+@pytest.mark.parametrize("name", [DETECTION, EVALUATION])
+def test_at_a_random_moment(tmp_path, run, times, name):
+    whole = run(name, tmp_path / "whole").wait()
+    assert check(whole, name, 0) == (FRAMES if name == DETECTION else IMAGES)
+    for number in (SIGINT, SIGTERM, SIGKILL):
+        moments = random.Random(f"{name} {number}")
+        for turn in range(times):  # spread over the whole run
+            struck = run(name, tmp_path / f"{number.name}{turn}")
+            time.sleep((turn + moments.random()) / times * whole.seconds)
+            struck.signal(number)
+            check(struck.wait(), name, number)
 
 
-def helpers_left(folder):
-    """Command lines of processes that still work on files of a folder (Linux only)."""
-    lines = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):
-            lines.append(path.read_bytes())
-    return [line for line in lines if str(folder).encode() in line and b"ffmpeg" in line]
+def strike_within(call, number):
+    """From now on, this process gets a signal within the `call`-th batch of the Detector."""
+    outputs, calls = Detector.outputs, iter(range(1, FRAMES + 1))
+
+    def struck_outputs(*arguments):
+        if next(calls) == call:
+            os.kill(os.getpid(), number)
+        return outputs(*arguments)
+
+    Detector.outputs = struck_outputs
 
 
-def how_detection_ended(ended, folder, number):
-    """In words; fails where a file is half-written, or a process is left."""
-    output, lines = folder / "output.mp4", folder / "found.jsonl"
-    frames = len(decode(output, (160, 120))) if output.exists() else 0
-    listed = len([json.loads(line) for line in lines.read_text().splitlines()]) if lines.exists() else 0
-    hidden = [path.name for path in folder.iterdir() if path.name.startswith(".")]
-    deadline = time.monotonic() + 60
-    while helpers_left(folder) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert helpers_left(folder) == []
-    if ended.code == 0:
-        assert (frames, listed, hidden) == (FRAMES, FRAMES, [])
-        return "ended before, whole"
-    if ended.code == 128 + number:
-        assert "interrupted after" in ended.err
-        assert 0 < frames == listed <= FRAMES
-        assert hidden == []
-        return "a video that plays"
-    assert ended.code == -number, ended.err
-    assert frames in (0, FRAMES)
-    assert all(name.startswith(".writing-") for name in hidden)
-    if number != signal.SIGKILL:  # before it listened to signals: before it wrote
-        assert list(folder.iterdir()) == []
-    return "a video that plays" if frames else "no video"
-
-
-def how_evaluation_ended(ended, folder, number):
-    report = folder / "report"
-    names = sorted(path.name for path in report.iterdir()) if report.exists() else []
-    hidden = [name for name in names if name.startswith(".")]
-    if "results.json" in names:
-        assert json.loads((report / "results.json").read_text())["dataset"]["pictures"] == 40
-        assert {"pr_curves.png", "mistakes.html"} <= set(names)  # it comes last
-    if "pr_curves.png" in names:
-        assert cv2.imread(str(report / "pr_curves.png")) is not None
-    if "mistakes.html" in names:
-        assert (report / "mistakes.html").read_text().rstrip().endswith("</html>")
-    for name in names:
-        if name.startswith("det_val_dog"):
-            assert len((report / name).read_text().splitlines()) == 40
-    if ended.code == 0:
-        assert "results.json" in names
-        assert hidden == []
-        return "ended before, whole"
-    assert ended.code in (128 + number, -number), ended.err
-    if number != signal.SIGKILL:
-        assert hidden == []
-        if ended.code == 128 + number:
-            assert ended.error_lines == [f"interrupted by {signal.Signals(number).name}"]
-    return "a whole report" if "results.json" in names else "no report"
-
-
-JUDGES = {"Object_Detection.py": how_detection_ended, "eval.py": how_evaluation_ended}
-
-
-@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-@pytest.mark.parametrize("script", JUDGES)
-def test_a_signal_at_a_random_moment(tmp_path, video, pictures, checkpoint, seconds, times, tried, script, number):
-    flags, moments = flags_of(video, pictures, checkpoint)[script], random.Random(f"{script} {number}")
-    for turn in range(times):  # spread over the whole run
-        folder = tmp_path / f"turn{turn}"
-        folder.mkdir()
-        moment = (turn + moments.random()) / times * seconds[script]
-        ended = strike(script, flags, folder, number, moment)
-        tried(f"{number.name} in {script}", JUDGES[script](ended, folder, number))
-
-
-@pytest.mark.parametrize("number", SIGNALS[:2], ids=lambda number: number.name)
-def test_a_signal_between_the_frames(tmp_path, video, pictures, checkpoint, seconds, tried, number):
-    """Once the encoder is at work: the frames until then are in a video that plays, with its sound."""
-    running = Running("Object_Detection.py", flags_of(video, pictures, checkpoint)["Object_Detection.py"], tmp_path)
-    try:
-        deadline = time.monotonic() + 300
-        while not any(path.stat().st_size for path in tmp_path.glob(".writing-*.mp4")):
-            assert time.monotonic() < deadline
-            assert running.process.is_alive()
-            time.sleep(0.005)
-        running.signal(number)
-        ended = running.ended()
-    finally:
-        running.clear()
-    ending = how_detection_ended(ended, tmp_path, number)
-    assert ending in ("a video that plays", "ended before, whole")
-    tried(f"{number.name} in Object_Detection.py", ending)
+@pytest.mark.parametrize("number", [SIGINT, SIGTERM], ids=lambda number: number.name)
+def test_between_the_frames(tmp_path, run, number):
+    """The frames so far are in a video that plays, with its sound. An evaluation leaves nothing."""
+    ended = run(DETECTION, tmp_path / "detection", (strike_within, (30, number))).wait()
+    assert ended.code == 128 + number, ended.err
+    assert 20 <= check(ended, DETECTION, number) < FRAMES
+    assert "interrupted after" in ended.err
+    ended = run(EVALUATION, tmp_path / "evaluation", (strike_within, (3, number))).wait()
+    assert ended.code == 128 + number, ended.err
+    assert ended.err == f"interrupted by {number.name}\n"
+    assert list(ended.folder.iterdir()) == []

@@ -5,20 +5,18 @@ from itertools import combinations
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
 
 from data import VOC_CLASSES
 from inference import Detections, drawing
 from inference.drawing import RIM, class_color, draw_detections, label_patch, text_color, text_size
-from utils.images import write_image
 
 GRAY = 128
 
 
-def detections(*boxes, labels=None, scores=None, name=None):
+def detections(*boxes, labels=None, scores=None):
     labels = np.full(len(boxes), 14) if labels is None else np.array(labels)
     scores = np.linspace(0.9, 0.8, len(boxes)) if scores is None else np.array(scores)
-    names = [name or VOC_CLASSES[label] for label in labels]
+    names = [VOC_CLASSES[label] for label in labels]
     return Detections(np.array(boxes, np.float32).reshape(-1, 4), scores.astype(np.float32), labels, names)
 
 
@@ -43,52 +41,35 @@ def is_apart(one, other):
 
 def contrast(one, other):
     """Contrast ratio of two colors as WCAG 2 defines it, 1 to 21."""
-
-    def luminance(color):
-        c = np.array(color) / 255
-        return np.where(c <= 0.03928, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
-
-    lighter, darker = sorted((luminance(one), luminance(other)), reverse=True)
-    return (lighter + 0.05) / (darker + 0.05)
+    c = np.array([one, other]) / 255
+    dark, light = sorted(np.where(c <= 0.03928, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722])
+    return (light + 0.05) / (dark + 0.05)
 
 
 @pytest.mark.parametrize(("size", "line"), [((320, 180), 2), ((1920, 1080), 4), ((3840, 2160), 8)])
 def test_a_box_its_rim_and_its_label_are_drawn_and_nothing_else(draw, size, line):
     x1, y1, x2, y2 = size[0] // 4, size[1] // 3, size[0] * 3 // 4, size[1] * 5 // 6
-    image, [place] = draw(size, detections([x1 + 0.3, y1 - 0.3, x2 + 0.4, y2]))
+    image, _ = draw(size, detections([x1 + 0.3, y1 - 0.3, x2 + 0.4, y2]))
     expected = np.full_like(image, GRAY)
-    for grow, thick, color in ((1, line + 2, RIM), (0, line, class_color(14))):
-        ring = np.zeros(image.shape[:2], bool)
-        ring[y1 - grow : y2 + 1 + grow, x1 - grow : x2 + 1 + grow] = True
-        thick -= grow
-        ring[y1 + thick : y2 + 1 - thick, x1 + thick : x2 + 1 - thick] = False
-        expected[ring] = color
+    for inset, color in ((-1, RIM), (0, class_color(14)), (line, RIM), (line + 1, GRAY)):
+        expected[y1 + inset : y2 + 1 - inset, x1 + inset : x2 + 1 - inset] = color
     label = label_patch("person 0.90", text_size(size[1], size[0]), class_color(14))
-    expected[y1 - label.shape[0] : y1, x1 - 1 : x1 - 1 + label.shape[1]] = label  # above its corner
+    high, wide = label.shape[:2]
+    assert (12 <= text_size(size[1], size[0]) < high, wide < 0.45 * size[0]) == (True, True)  # legible, and modest
+    expected[y1 - high : y1, x1 - 1 : x1 - 1 + wide] = label  # above its corner
     np.testing.assert_array_equal(image, expected)
-    assert place == (x1 - 1, y1 - label.shape[0], x1 - 1 + label.shape[1], y1)
 
 
 def test_without_detections_an_image_stays_and_a_view_is_drawn_into(draw):
     assert (draw((320, 180), detections())[0] == GRAY).all()
-    found = detections([10, 50, 90, 150])
-    image = np.full((180, 320, 3), GRAY, np.uint8)
+    image, found = np.full((180, 320, 3), GRAY, np.uint8), detections([10, 50, 90, 150])
     draw_detections(image[:, ::-1], found)
     np.testing.assert_array_equal(image[:, ::-1], draw((320, 180), found)[0])
 
 
-def test_colors_are_red_green_and_blue(tmp_path, draw):
-    write_image(tmp_path / "a.png", draw((320, 180), detections([40, 60, 200, 150], labels=[0]))[0])
-    assert Image.open(tmp_path / "a.png").getpixel((40, 100)) == (255, 56, 56)
-
-
 def test_colors_are_steady_differ_and_carry_legible_text():
-    assert [class_color(label) for label in (0, 19, 20, 80)] == [
-        (255, 56, 56),
-        (120, 110, 200),
-        (0, 190, 25),
-        (0, 190, 120),
-    ]
+    pinned = [(255, 56, 56), (120, 110, 200), (0, 190, 25), (0, 190, 120)]
+    assert [class_color(label) for label in (0, 19, 20, 80)] == pinned
     first = list(map(class_color, range(20)))
     assert min(np.abs(np.subtract(one, other)).sum() for one, other in combinations(first, 2)) >= 60
     assert len(set(map(class_color, range(81)))) == 81
@@ -103,26 +84,21 @@ def test_a_label_is_complete_and_inside_the_image_at_every_border(draw, size):
     edges = [[0, 0, *size], [-9, -9, size[0] + 9, size[1] + 9], [size[0], size[1]] * 2, [0, size[1] - 1, *size]]
     for box in boxes + edges:
         image, [(x1, y1, x2, y2)] = draw(size, detections(box))
-        assert 0 <= x1 < x2 <= size[0]
-        assert 0 <= y1 < y2 <= size[1]
+        assert 0 <= x1 <= size[0] - (x2 - x1)
+        assert 0 <= y1 <= size[1] - (y2 - y1)
         assert (y2 - y1, x2 - x1) == (min(label.shape[0], size[1]), min(label.shape[1], size[0]))
         np.testing.assert_array_equal(image[y1:y2, x1:x2], label[: y2 - y1, : x2 - x1])
 
 
-@pytest.mark.parametrize("width", [320, 640, 1920, 3840])
-def test_labels_are_legible_and_modest(width):
-    size = text_size(width * 9 // 16, width)
-    assert 12 <= size <= width / 25
-    assert np.less(label_patch("diningtable 0.87", size, class_color(10)).shape[:2], (1.6 * size, 0.45 * width)).all()
-
-
 def test_labels_of_neighbors_lie_apart(draw):
-    boxes = [100, 100, 180, 160], [104, 102, 170, 150], [98, 99, 190, 170]
-    image, places = draw((640, 480), detections(*boxes))
+    found = detections([100, 100, 180, 160], [104, 102, 170, 150], [98, 99, 190, 170])
+    image, places = draw((640, 480), found)
     assert all(is_apart(one, other) for one, other in combinations(places, 2))
-    for (x1, y1, x2, y2), score in zip(places, detections(*boxes).scores, strict=True):
+    for (x1, y1, x2, y2), score in zip(places, found.scores, strict=True):
         label = label_patch(f"person {score:.2f}", text_size(480, 640), class_color(14))
         np.testing.assert_array_equal(image[y1:y2, x1:x2], label)
+    crowd = np.sort(np.random.RandomState(0).uniform(0, 640, (500, 2, 2)), axis=1).reshape(500, 4)
+    assert len(draw((640, 640), detections(*crowd))[1]) == 500
 
 
 def test_a_label_does_not_hide_a_small_object(draw):
@@ -143,15 +119,8 @@ def test_the_higher_score_lies_on_top(draw, best):
     assert draw((640, 480), found)[0][250, 100].tolist() == list(class_color(best))
 
 
-def test_hundreds_of_boxes_are_drawn(draw):
-    corners = np.sort(np.random.RandomState(0).uniform(0, 640, (500, 2, 2)), axis=1).reshape(500, 4)
-    image, places = draw((640, 640), detections(*corners))
-    assert len(places) == 500
-    assert (image != GRAY).any()
-
-
 @pytest.mark.parametrize("font", ["of this OpenCV", "of OpenCV 4"])
-def test_names_in_any_script(monkeypatch, draw, font):
+def test_names_in_any_script(monkeypatch, font):
     names = ["Größe", "日本犬", "собака", "tab\tand\nnewline", "", "emoji 🐕"]
     if font == "of OpenCV 4":
         monkeypatch.delattr(cv2, "FontFace", raising=False)
@@ -159,11 +128,7 @@ def test_names_in_any_script(monkeypatch, draw, font):
     patches = [label_patch(name, 20, (255, 255, 255)) for name in names]
     assert [(patch < 128).any() for patch in patches] == [True, True, True, True, False, True]
     np.testing.assert_array_equal(patches[3], label_patch("tab and newline", 20, (255, 255, 255)))
-    if hasattr(cv2, "FontFace"):
-        assert len({patch.tobytes() for patch in patches} | {label_patch("???", 20, (255, 255, 255)).tobytes()}) == 7
-    else:
-        np.testing.assert_array_equal(patches[0], label_patch("Grosse", 20, (255, 255, 255)))
-        np.testing.assert_array_equal(patches[1], label_patch("???", 20, (255, 255, 255)))
-    for name in names:
-        assert draw((640, 360), detections([100, 100, 200, 200], name=name))[1]
+    plain = [label_patch(name, 20, (255, 255, 255)).tobytes() for name in ("Grosse", "???")]
+    as_plain = [patch.tobytes() == other for patch, other in zip(patches, plain, strict=False)]
+    assert as_plain == [not hasattr(cv2, "FontFace")] * 2  # else in their own letters
     label_patch.cache_clear()
