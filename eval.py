@@ -46,8 +46,9 @@ def get_args_parser():
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--cuda", type=boolean, default=True, metavar="True|False", help="use CUDA if it is available")
     precisions = ("auto", "float32", "bfloat16", "float16", "int8")
-    add("--precision", choices=precisions, default="auto", help="int8: with --engine openvino")
-    add("--engine", choices=("torch", "openvino"), default="torch", help="openvino: on CPU")
+    add("--precision", choices=precisions, default="auto", help="int8: on CPU, by OpenVINO")
+    help_text = "auto is openvino for --precision int8, else torch; openvino: on CPU"
+    add("--engine", choices=("auto", "torch", "openvino"), default="auto", help=help_text)
     add("--calibration", metavar="DIR", help="images for int8's calibration")
 
     add = parser.add_argument_group("figures and files").add_argument
@@ -89,7 +90,7 @@ def main(args):
         scored = read_detections(args.detections, images)
     else:
         path = resolve(args.trained_model)
-        on_cpu = args.device == "auto" and (not args.cuda or args.engine == "openvino")
+        on_cpu = args.device == "auto" and (not args.cuda or args.engine == "openvino" or args.precision == "int8")
         with join("cpu" if on_cpu else args.device) as (ranks, device):
             detector = Detector(
                 path,

@@ -175,6 +175,21 @@ class COCOAnnotationTransform:
 
 _COCO_INDEX = {key: label for label, key in enumerate(key for key in range(1, 91) if key not in _UNUSED_IDS)}
 
+_COCO_ID = {COCO_CLASSES[label]: key for key, label in _COCO_INDEX.items()}
+_COCO_NAME = {  # of the VOC classes with another name
+    "aeroplane": "airplane",
+    "diningtable": "dining table",
+    "motorbike": "motorcycle",
+    "pottedplant": "potted plant",
+    "sofa": "couch",
+    "tvmonitor": "tv",
+}
+
+
+def coco_category_id(name):
+    """Return COCO's category id of a COCO or VOC class, None for any other name."""
+    return _COCO_ID.get(_COCO_NAME.get(name, name))
+
 
 class COCODetection(VOCDetection):
     """Images and objects of a COCO split; items are those of VOCDetection.

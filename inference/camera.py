@@ -28,6 +28,7 @@ class CameraReader:
     expected = None
 
     def __init__(self, source):
+        self._source = source
         self.name = f"camera {source}" if isinstance(source, int) else source
         self.decoded = 0
         self.complete = False
@@ -35,10 +36,8 @@ class CameraReader:
         self.notes = []
         if isinstance(source, int) and sys.platform == "linux" and not Path(f"/dev/video{source}").exists():
             raise InputError(f"{self.name}: not found (/dev/video{source}); choose another number, or a file")
-        level = cv2.utils.logging.setLogLevel(0)  # its own warnings don't name the remedy
-        self._capture = cv2.VideoCapture(source)
+        self._capture = _open(source)
         found, frame = self._capture.read() if self._capture.isOpened() else (False, None)
-        cv2.utils.logging.setLogLevel(level)
         if not found:
             self._capture.release()
             raise InputError(f"{self.name}: no frame; is it connected, and not in use by another program?")
@@ -50,18 +49,33 @@ class CameraReader:
         self._thread = Thread(target=self._watch, name="camera", daemon=True)
         self._thread.start()
 
+    def _read(self):
+        """Read a frame in the size of the first one; None if there is none."""
+        try:
+            found, frame = self._capture.read()
+            if found and frame.shape[1::-1] != self.size:  # connected again, it may change its size
+                frame = cv2.resize(frame, self.size, interpolation=cv2.INTER_AREA)
+        except (cv2.error, AttributeError):  # what a dying camera sends, or no frame at all
+            return None
+        return frame if found else None
+
     def _watch(self):
-        """Keep the newest frame (in the thread)."""
+        """Keep the newest frame (in the thread). A stream is opened once more if it ends, unless it is a file."""
+        retry = isinstance(self._source, str) and self._capture.get(cv2.CAP_PROP_FRAME_COUNT) <= 0
         while not self.complete:
-            try:
-                found, frame = self._capture.read()
-                if found and frame.shape[1::-1] != self.size:  # connected again, it may change its size
-                    frame = cv2.resize(frame, self.size, interpolation=cv2.INTER_AREA)
-            except (cv2.error, AttributeError):  # what a dying camera sends, or no frame at all
-                found = False
+            frame = self._read()
+            if frame is None and retry:
+                retry, started = False, time.monotonic()
+                self._capture.release()
+                self._capture = _open(self._source)
+                frame = self._read()
+                seconds = time.monotonic() - started
+                if frame is not None:
+                    lost = f"about {round(seconds * self.rate)} frames"
+                    self.notes.append(f"{self.name}: the connection was lost for {seconds:.1f} s ({lost})")
             with self._changed:
-                self._newest = (time.monotonic(), frame) if found else self._newest
-                self.complete |= not found
+                self._newest = self._newest if frame is None else (time.monotonic(), frame)
+                self.complete |= frame is None
                 self._changed.notify()
 
     def timed(self):
@@ -93,3 +107,15 @@ class CameraReader:
 
     def __exit__(self, *_):
         self.close()
+
+
+def _open(source):
+    """Open a camera by its number, or a stream by its address: cv2.VideoCapture."""
+    level = cv2.utils.logging.setLogLevel(0)  # OpenCV's warnings don't name the remedy
+    try:
+        if isinstance(source, int):
+            return cv2.VideoCapture(source)
+        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 8000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 8000]
+        return cv2.VideoCapture(source, cv2.CAP_FFMPEG, limits)
+    finally:
+        cv2.utils.logging.setLogLevel(level)

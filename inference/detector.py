@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from data.transforms import resize, resize_on_device, to_input
+from inference.drawing import draw_detections
 from inference.openvino import OpenVINONetwork, choose_openvino_precision
 from inference.winograd import use_winograd
 from layers.functions import Detect
@@ -18,7 +19,7 @@ from utils.system import choose_device, choose_precision, is_out_of_memory
 from weights.catalogue import resolve
 from weights.checkpoint import load_network
 
-ENGINES = ("torch", "openvino")
+ENGINES = ("auto", "torch", "openvino")
 DEFAULT_THRESHOLD = 0.6
 LARGEST = 1e9  # pixels; a box with a corner beyond that is dropped
 
@@ -42,6 +43,19 @@ class Detections:
     def __len__(self):
         return len(self.scores)
 
+    def as_dicts(self):
+        """Return a dict per detection: "label", "score", and "box" as [x1, y1, x2, y2] in pixels."""
+        return [
+            {"label": name, "score": float(score), "box": [float(side) for side in box]}
+            for name, score, box in zip(self.names, self.scores, self.boxes, strict=True)
+        ]
+
+    def draw(self, image, **settings):
+        """Return a copy of an image, uint8 RGB [H, W, 3], with boxes and labels; `settings`: see draw_detections."""
+        image = np.array(image)
+        draw_detections(image, self, **settings)
+        return image
+
     def of_classes(self, labels):
         """Return the Detections whose label is one of `labels`."""
         keep = np.flatnonzero(np.isin(self.labels, list(labels)))
@@ -54,13 +68,13 @@ class Detector:
     Args:
         weights: path of a checkpoint, or name of one in the catalogue; None is the best one here (see weights/).
         device: "auto" (CUDA if available, else CPU), "cpu", "cuda", "cuda:1" or "mps".
-        precision: "float32", "bfloat16", "float16", "int8" (only engine "openvino", costs a little accuracy) or "auto",
+        precision: "float32", "bfloat16", "float16", "int8" (on CPU; costs a little accuracy) or "auto",
             the fastest floating-point one that the device computes in. Boxes and scores are always float32.
         threshold: minimum score of a detection; None is the checkpoint's own threshold, else 0.6.
         top_k: maximum number of detections per class; as many enter non-maximum suppression.
         keep_top_k: maximum number of detections per image; None is no limit.
         clip: clip boxes to the image. Published mAP was measured without.
-        engine: "torch", or on CPU "openvino" (requirements-engines.txt).
+        engine: "torch", or on CPU "openvino" (requirements-engines.txt); "auto" is "openvino" for "int8", else "torch".
         calibration: folder of images to calibrate int8 with; None is frames of the bundled clip.
         compile: run the network through torch.compile: faster once compiled, which takes about a minute.
 
@@ -82,10 +96,12 @@ class Detector:
         *,
         keep_top_k=None,
         clip=True,
-        engine="torch",
+        engine="auto",
         calibration=None,
         compile=False,
     ):
+        if engine == "auto":
+            engine = "openvino" if precision == "int8" else "torch"
         # First, because `resolve` may download a file.
         self.device, self.dtype = _choose(engine, device, precision, calibration, compile)
         net, info = weights if isinstance(weights, tuple) else load_network(resolve(weights))
@@ -140,17 +156,18 @@ class Detector:
         """Detect in a batch of images.
 
         Args:
-            images: list of uint8 RGB arrays [H, W, 3], PIL images and paths of image files, of any sizes.
+            images: list of uint8 RGB arrays [H, W, 3] or tensors [3, H, W], PIL images and paths of image files, of
+                any sizes.
 
         Returns:
             A list with the Detections of each image.
 
         Raises:
             TypeError: `images` is not such a list.
-            ValueError: an array is not uint8 [H, W, 3].
+            ValueError: an array is not uint8 [H, W, 3], or a tensor not uint8 [3, H, W].
             InputError: a file is not a readable image, or memory does not suffice for the batch.
         """
-        if isinstance(images, str | PathLike | np.ndarray | Image.Image):
+        if isinstance(images, str | PathLike | np.ndarray | torch.Tensor | Image.Image):
             raise TypeError(f"expected a list of images, found {type(images).__name__}; use detector([image])")
         images = [_to_array(image) for image in images]
         if not images:
@@ -210,8 +227,12 @@ def _to_array(image):
         return read_image(image)
     if isinstance(image, Image.Image):
         return np.asarray(image.convert("RGB"))
+    if isinstance(image, torch.Tensor):
+        if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+            raise ValueError(f"expected a tensor of uint8 RGB [3, H, W], found {image.dtype} {list(image.shape)}")
+        image = image.permute(1, 2, 0).cpu().numpy()
     if not isinstance(image, np.ndarray):
-        raise TypeError(f"expected an array, a PIL image or a path, found {type(image).__name__}")
+        raise TypeError(f"expected an array, a tensor, a PIL image or a path, found {type(image).__name__}")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(f"expected an image of uint8 RGB [H, W, 3], found {image.dtype} {list(image.shape)}")
     return image
@@ -229,7 +250,7 @@ def _choose(engine, device, precision, calibration, compile):
         raise InputError(f"--calibration {calibration}: only used with --engine openvino --precision int8")
     if engine == "torch":
         if precision == "int8":
-            raise InputError("--precision int8: unsupported by PyTorch; add --engine openvino")
+            raise InputError("--precision int8: unsupported by PyTorch; use --engine openvino")
         device = choose_device(device)
         return device, choose_precision(precision, device)
     if compile:

@@ -35,15 +35,17 @@ def text_color(background):
     return (0, 0, 0) if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else (255, 255, 255)
 
 
-def draw_detections(image, detections):
+def draw_detections(image, detections, line_width=None, labels=True, scores=True):
     """Draw boxes and labels in place. Where they overlap, the higher score lies on top.
 
     Args:
         image: uint8 RGB [H, W, 3].
         detections: Detections, with boxes in pixels of this image.
+        line_width: of the boxes, in pixels; None is by the size of the image.
+        labels: draw the labels, too. scores: with scores.
     """
     height, width = image.shape[:2]
-    line = max(round(max(height, width) / 480), 2)
+    line = line_width or max(round(max(height, width) / 480), 2)
     size = text_size(height, width)
     order = np.argsort(detections.scores, kind="stable")
     boxes = np.rint(np.clip(detections.boxes, 0, [width - 1, height - 1] * 2)).astype(int)[order].tolist()
@@ -51,15 +53,16 @@ def draw_detections(image, detections):
     for box, color in zip(boxes, colors, strict=True):
         _draw_box(image, box, line, color)
 
-    scores = detections.scores.tolist()
-    texts = [f"{detections.names[i]} {scores[i]:.2f}" for i in order.tolist()]
-    labels = [label_patch(text, size, color) for text, color in zip(texts, colors, strict=True)]
+    if not labels:
+        return
+    texts = [detections.names[i] + (f" {detections.scores[i]:.2f}" if scores else "") for i in order.tolist()]
+    patches = [label_patch(text, size, color) for text, color in zip(texts, colors, strict=True)]
     places = []
-    for label, box in zip(reversed(labels), reversed(boxes), strict=True):  # the best choose first
+    for patch, box in zip(reversed(patches), reversed(boxes), strict=True):  # the best choose first
         taken = places if len(places) < CROWD else []
-        places.append(place_label(image.shape, label.shape, box, line, taken))
-    for label, (x1, y1, x2, y2) in zip(labels, reversed(places), strict=True):
-        image[y1:y2, x1:x2] = label[: y2 - y1, : x2 - x1]
+        places.append(place_label(image.shape, patch.shape, box, line, taken))
+    for patch, (x1, y1, x2, y2) in zip(patches, reversed(places), strict=True):
+        image[y1:y2, x1:x2] = patch[: y2 - y1, : x2 - x1]
 
 
 def _draw_box(image, box, line, color):

@@ -128,3 +128,22 @@ def test_a_camera_is_not_released_while_it_is_read(monkeypatch):
     join(60)
     reader.close()
     assert released == [True]
+
+
+def test_a_stream_is_connected_once_more(monkeypatch):
+    opened = []
+
+    class Stream(Camera):
+        def __init__(self, *_):
+            self.left = 4 if len(opened) < 2 else 0
+            opened.append(self)
+
+        def get(self, which):
+            return 0 if which == cv2.CAP_PROP_FRAME_COUNT else 20.0
+
+    monkeypatch.setattr(cv2, "VideoCapture", Stream)
+    with CameraReader("rtsp://somewhere/stream") as reader:
+        assert 1 <= len(list(reader.timed())) <= 8
+    assert len(opened) == 2
+    assert "the connection was lost for 0.0 s" in reader.notes[0]
+    assert "gives no more frames" in reader.notes[1]
