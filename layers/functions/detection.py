@@ -2,7 +2,7 @@
 
 import torch
 from torch import nn
-from torchvision.ops import batched_nms, nms
+from torchvision.ops import nms
 
 from ..box_utils import VARIANCE, decode
 
@@ -81,9 +81,9 @@ class Detect(nn.Module):
 
     def _nms_of_rows(self, boxes, score, row):
         """Indices of the boxes that NMS within each row keeps, by row and best first."""
-        if boxes.is_cuda:  # in float64 from 0 on: batched_nms shifts each row away from the others, up to 25,000 boxes
+        if boxes.is_cuda:  # one NMS for all rows, which lie far apart in float64
             finite = boxes.double().nan_to_num(nan=FAR).clamp(-FAR, FAR)
-            kept = batched_nms(finite + FAR, score.double(), row, self.nms_thresh)
+            kept = nms(finite + 4 * FAR * row[:, None], score.double(), self.nms_thresh)
             return kept[row[kept].argsort(stable=True)]
         parts = torch.arange(len(row), device=row.device).split(row.unique_consecutive(return_counts=True)[1].tolist())
         return torch.cat([row[:0], *(part[nms(boxes[part], score[part], self.nms_thresh)] for part in parts)])
