@@ -1,6 +1,6 @@
 """Measure this project against what a user would take instead, on this machine.
 
-    python benchmarks/run.py                        # all stages, some ten minutes on two cores
+    python benchmarks/run.py                        # all stages, some five minutes on two cores
     python benchmarks/run.py --quick                # under two minutes, rougher
     python benchmarks/run.py --only layers video --device cuda --output results.json
 
@@ -26,7 +26,7 @@ def get_args_parser():
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--quick", action="store_true", help="fewer rounds, a smaller batch, a shorter video, no OpenVINO")
-    add("--only", nargs="+", choices=STAGES, default=STAGES, metavar="STAGE", help=", ".join(STAGES))
+    add("--only", nargs="+", choices=STAGES, default=STAGES, metavar="STAGE", help=f"default: {' '.join(STAGES)}")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     add("--threads", type=number(int, 1), help="of PyTorch (default: one per core)")
     add("--output", metavar="FILE", help="also write the figures as JSON")
@@ -48,20 +48,20 @@ def main(args):
     device = choose_device(args.device)
     machine = cases.describe_machine(device)
     rates = {name: cases.product_rate(device, dtype) for name, dtype in cases.precisions(device).items()}
-    print("\n".join(f"{key}: {value}" for key, value in machine.items()))
+    print(", ".join(f"{key} {value}" for key, value in machine.items()))
     for name, rate in rates.items():
         print(f"matrix product in {name}: {rate:.0f} GFLOP/s, {rate / GFLOP:.1f} images/s at SSD300's {GFLOP} GFLOP")
     results = []
     for stage in args.only:
         rows = []
         for case in getattr(cases, stage)(device, args.quick):
-            ours, peer = cases.measure(case, device, seconds=2 if args.quick else 20)
+            ours, peer = cases.measure(case, device, seconds=2 if args.quick else 10)
             share = 1000 / ours * GFLOP / rates[case.precision] if case.precision in rates else None
             row = {"stage": stage, "name": case.name, "ours_ms": ours, "peer_ms": peer, "ratio": peer / ours}
             results.append(row | {"peer": case.peer_name, "share_of_product": share})
             figures = f"{ours:.2f}", f"{1000 / ours:.1f}", f"{peer:.2f}", f"{peer / ours:.2f}"
-            rows.append([case.name, *figures, case.peer_name, f"{share:.0%}" if share else ""])
-        print(f"\n{stage}\n\n{tabulate(rows, HEADERS, 'github', disable_numparse=True)}", flush=True)
+            rows.append([case.name, *figures, case.peer_name, *([f"{share:.0%}"] if share else [])])
+        print(f"\n{stage}\n\n{tabulate(rows, HEADERS[: len(rows[0])], 'github', disable_numparse=True)}", flush=True)
     if args.output:
         with whole_file(args.output) as path:
             path.write_text(json.dumps({"machine": machine, "product_gflops": rates, "results": results}, indent=2))

@@ -1,10 +1,9 @@
-"""What tests of several folders share: golden values, the full-width network, and the closing tables."""
+"""What tests of several folders share: the flag --long, golden values and the full-width network."""
 
 import json
 from pathlib import Path
 
 import golden_inputs
-import ledger
 import numpy as np
 import pytest
 import torch
@@ -20,17 +19,6 @@ def pytest_addoption(parser):
     parser.addoption(
         "--long", action="store_true", help="kill training 20 times, not twice; six times the hostile files"
     )
-
-
-def pytest_terminal_summary(terminalreporter):
-    for title, counted, table in (
-        ("hostile files: how each ended", ledger.HOSTILE, ledger.hostile_table),
-        ("faults", ledger.FAULTS, ledger.faults_table),
-    ):
-        if counted:
-            terminalreporter.section(title)
-            for line in table():
-                terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session", autouse=True)

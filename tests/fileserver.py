@@ -1,9 +1,12 @@
-"""A web server on 127.0.0.1 that serves one file, well or badly, as a test tells it to."""
+"""A web server on 127.0.0.1 that serves one file, well or badly, as a test tells it to; and small archives."""
 
 import contextlib
 import http.server
+import io
 import re
+import tarfile
 import threading
+import zipfile
 
 
 class FileServer(http.server.ThreadingHTTPServer):
@@ -98,8 +101,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body[half:])
 
     def wrong_bytes(self, content):
-        status, body, headers = self.requested(bytes(255 - value for value in content))
-        self.answer(status, body, **headers)
+        self.good(bytes(255 - value for value in content))
 
     def too_short(self, content):
         self.answer(200, content[:-7])
@@ -108,11 +110,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """No length, and more than there should be."""
         self.answer(200, content * 3, length="unsaid")
 
-    def redirect_on(self, content):
-        self.answer(302, b"", Location="/elsewhere.bin")
+    def redirect_on(self, content, to="/elsewhere.bin"):
+        self.answer(302, b"", Location=to)
 
     def redirect_to_ftp(self, content):
-        self.answer(302, b"", Location="ftp://127.0.0.1/file.bin")
+        self.redirect_on(content, "ftp://127.0.0.1/file.bin")
 
     def web_page(self, content):
         self.answer(200, b"<html>please log in</html>", Content_Type="text/html; charset=utf-8")
@@ -130,3 +132,25 @@ def serve(content, *behaviors):
             server.release.set()
             server.shutdown()
             thread.join()
+
+
+def make_tar(files, **fields):
+    """Return a tar of {path: content}; fields: of each member's TarInfo."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for path, content in files.items():
+            member = tarfile.TarInfo(path)
+            member.size = len(content)
+            for name, value in fields.items():
+                setattr(member, name, value)
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def make_zip(files, compression=zipfile.ZIP_STORED):
+    """Return a zip file of {path or ZipInfo: content}."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for path, content in files.items():
+            archive.writestr(path, content)
+    return buffer.getvalue()

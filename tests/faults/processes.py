@@ -1,6 +1,7 @@
 """Scripts in processes that fork from a server with all imports: under limits, on full disks, killed while writing."""
 
 import ctypes
+import itertools
 import multiprocessing
 import os
 import resource
@@ -42,9 +43,6 @@ class Script:
         prepare: (function, arguments) called before the script starts.
         disk: size in bytes of a disk mounted at folder/disk; its contents are in folder/left at the end.
         quick: let the Detector answer at once.
-
-    Attributes:
-        code: exit code, negative for a signal. seconds: from start to end. Both are set by wait().
     """
 
     def __init__(self, name, flags, folder, *, prepare=None, disk=0, quick=True):
@@ -59,13 +57,8 @@ class Script:
         self.wait_until(self.files[1].exists)
         self.started = time.monotonic()  # the first one waits for the server's imports
 
-    @property
-    def out(self):
-        return self.files[0].read_text()
-
-    @property
-    def err(self):
-        return self.files[1].read_text()
+    out = property(lambda self: self.files[0].read_text())
+    err = property(lambda self: self.files[1].read_text())
 
     @property
     def errors(self):
@@ -87,7 +80,7 @@ class Script:
             (os.killpg if group else os.kill)(self.process.pid, number)
 
     def wait(self):
-        """Wait until the script and all that it started have ended; return the Script."""
+        """Wait for the script and all that it started; set `code` (negative for a signal) and `seconds`."""
         if self.code is None:
             self.process.join(LIMIT)
             self.code, self.seconds = self.process.exitcode, time.monotonic() - self.started
@@ -166,12 +159,20 @@ def limit_memory(room):
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + room,) * 2)
 
 
-def die_while_writing(suffix, moment):
-    """From now on, this process kills itself at a moment of writing a file with this suffix.
+def signal_within(owner, name, call, number):
+    """From now on, this process gets a signal within the `call`-th call of a method."""
+    method, calls = getattr(owner, name), itertools.count(1)
 
-    moment: "within its bytes" (of any file that is larger than 100 kB), "before the sync", "before the rename" or
-    "after the rename".
-    """
+    def struck(*arguments):
+        if next(calls) == call:
+            os.kill(os.getpid(), number)
+        return method(*arguments)
+
+    setattr(owner, name, struck)
+
+
+def die_while_writing(suffix, moment):
+    """From now on, this process kills itself before the sync of a file, before its rename, after it, or within its bytes."""
     reached = ""
 
     def watch(event, arguments):
@@ -181,10 +182,8 @@ def die_while_writing(suffix, moment):
         if reached == "before the rename":
             reached = "after the rename"
         elif ".writing-" in str(arguments[0]) and str(arguments[0]).endswith(suffix):
-            if event == "os.rename":
-                reached = "before the rename"
-            elif arguments[1] is None:  # by os.open
-                reached = "before the sync"
+            by_os_open = event == "open" and arguments[1] is None
+            reached = "before the rename" if event == "os.rename" else "before the sync" if by_os_open else reached
         if reached == moment:
             os.kill(os.getpid(), signal.SIGKILL)
 

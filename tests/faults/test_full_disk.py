@@ -13,7 +13,7 @@ from test_train import FINAL, OBJECTS, SMALL, assert_same
 from training.state import list_states
 from weights.checkpoint import read_file
 
-FULL = ["size limit", "full disk"]
+both = pytest.mark.parametrize("kind", ["size limit", "full disk"])
 PAGE = 4096  # a tmpfs counts in pages
 
 
@@ -25,9 +25,9 @@ def video(tmp_path_factory):
 
 @pytest.fixture
 def full(tmp_path, start):
-    """(script, flags, room, kind, words) -> folder: run where a file, or the disk at disk/, holds only `room` bytes.
+    """(script, flags, room, kind, words) -> what is left of disk/: run a script that must end in one line with the words.
 
-    The script must end in one line with the words. The folder is what is left of disk/.
+    A file, or the disk at disk/, holds only `room` bytes.
     """
 
     def full(script, flags, room, kind, words):
@@ -50,13 +50,13 @@ def files(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("kind", FULL)
+@both
 def test_the_video(full, video, checkpoint, kind):
     flags = f"{video} --output disk/out.mp4 --trained_model {checkpoint} --device cpu"
     assert files(full("Object_Detection.py", flags, 4 * PAGE, kind, "out.mp4: can't be written")) == []
 
 
-@pytest.mark.parametrize("kind", FULL)
+@both
 @pytest.mark.parametrize(("where", "number"), [("in the middle", 160), ("at the end", 30)])
 def test_the_json_lines(tmp_path, full, checkpoint, kind, where, number):
     """Of many small images: Python writes some 8 kB at a time, and the rest at the end."""
@@ -68,7 +68,7 @@ def test_the_json_lines(tmp_path, full, checkpoint, kind, where, number):
     assert written == number if where == "at the end" else 1 < written < number
 
 
-@pytest.mark.parametrize("kind", FULL)
+@both
 def test_images(tmp_path, full, checkpoint, kind):
     """Those that fitted are complete."""
     for n, size in enumerate([(20, 20), (400, 300), (400, 300)]):

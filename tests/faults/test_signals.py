@@ -1,7 +1,6 @@
 """Detection and evaluation that a signal strikes leave whole files or none (training: test_killed_training.py)."""
 
 import json
-import os
 import random
 import time
 from signal import SIGINT, SIGKILL, SIGTERM
@@ -9,6 +8,7 @@ from signal import SIGINT, SIGKILL, SIGTERM
 import cv2
 import pytest
 from media import decode, make_video, sound_length
+from processes import signal_within
 from synthetic import make_voc
 
 from inference import Detector
@@ -91,26 +91,14 @@ def test_at_a_random_moment(tmp_path, run, times, name):
             check(struck.wait(), name, number)
 
 
-def strike_within(call, number):
-    """From now on, this process gets a signal within the `call`-th batch of the Detector."""
-    outputs, calls = Detector.outputs, iter(range(1, FRAMES + 1))
-
-    def struck_outputs(*arguments):
-        if next(calls) == call:
-            os.kill(os.getpid(), number)
-        return outputs(*arguments)
-
-    Detector.outputs = struck_outputs
-
-
 @pytest.mark.parametrize("number", [SIGINT, SIGTERM], ids=lambda number: number.name)
 def test_between_the_frames(tmp_path, run, number):
     """The frames so far are in a video that plays, with its sound. An evaluation leaves nothing."""
-    ended = run(DETECTION, tmp_path / "detection", (strike_within, (30, number))).wait()
+    ended = run(DETECTION, tmp_path / "detection", (signal_within, (Detector, "outputs", 30, number))).wait()
     assert ended.code == 128 + number, ended.err
     assert 20 <= check(ended, DETECTION, number) < FRAMES
     assert "interrupted after" in ended.err
-    ended = run(EVALUATION, tmp_path / "evaluation", (strike_within, (3, number))).wait()
+    ended = run(EVALUATION, tmp_path / "evaluation", (signal_within, (Detector, "outputs", 3, number))).wait()
     assert ended.code == 128 + number, ended.err
     assert ended.err == f"interrupted by {number.name}\n"
     assert list(ended.folder.iterdir()) == []

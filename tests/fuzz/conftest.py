@@ -13,5 +13,5 @@ else:
 
 @pytest.fixture
 def attack(request):
-    """trials.attack(path, make, read, kind, named=None)."""
+    """trials.attack(kind, path, make, read, named=None)."""
     return partial(trials.attack, factor=6 if request.config.getoption("--long") else 1)

@@ -1,8 +1,10 @@
-"""Random damage to bytes and to trees of values, reproducible by the random generator that is passed in."""
+"""Random damage to bytes, trees of values and PyTorch's files, reproducible by the generator that is passed in."""
 
 import copy
+import io
 import re
 import struct
+import zipfile
 
 import torch
 
@@ -86,3 +88,19 @@ def _places(node, path):
         yield (*path, key), node, key
         if isinstance(value, dict | list) and len(path) < 12:
             yield from _places(value, (*path, key))
+
+
+def stored(contents, zipped=True):
+    """Return the bytes that torch.save writes."""
+    buffer = io.BytesIO()
+    torch.save(contents, buffer, _use_new_zipfile_serialization=zipped)
+    return buffer.getvalue()
+
+
+def repacked(data, change, compression=zipfile.ZIP_STORED):
+    """Return a zip file, with right checksums, whose records are what change(name, content) makes of them."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(buffer, "w", compression) as new:
+        for record in old.infolist():
+            new.writestr(record.filename, change(record.filename, old.read(record)))
+    return buffer.getvalue()

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from mutation import mutate_bytes, mutate_value
 from synthetic import make_coco, make_voc
-from trials import attack
 
 from metrics.evaluation import Scored, evaluate, read_detections
 from metrics.ground_truth import open_evaluation_set
@@ -26,7 +25,7 @@ XML = b'<object> </object> <name> <bndbox> &amp; &#0; &#xD800; &x; <!-- <![CDATA
 JSON = b'null true [ ] { } " \\u0000 \\ud800 , "id": \xff'
 BOX = {"xmin": 10, "ymin": 10, "xmax": 50, "ymax": 60}
 CAT, DOG = {"name": "cat", "difficult": 0, "bndbox": BOX}, {"name": "dog", "difficult": 1, "bndbox": BOX}
-ANNOTATION = {"annotation": {"size": {"width": 100, "height": 80}, "object": [CAT, DOG]}}
+ANNOTATION = {"size": {"width": 100, "height": 80}, "object": [CAT, DOG]}
 RESULTS = [
     {"image_id": 1, "category_id": 3, "bbox": [11.5, 9.5, 40, 41], "score": 0.9},
     {"image_id": 2, "category_id": 7, "bbox": [0, 0, 50, 50], "score": 0.25},
@@ -65,54 +64,43 @@ def use(dataset, root=None):
         check_images(*open_images(dataset, root, ["val2017" if root else "val"]), Ranks(), 1)
     images = open_evaluation_set(dataset, root)
     objects, _ = images.ground_truth(images.class_names)
-    scores = np.linspace(1, 0.1, len(objects))
-    score(
-        images,
-        Scored(
-            "itself", images.class_names, DetectionArrays(objects.images, objects.labels, scores, objects.boxes), {}
-        ),
-    )
+    found = DetectionArrays(objects.images, objects.labels, np.linspace(1, 0.1, len(objects)), objects.boxes)
+    score(images, Scored("itself", images.class_names, found, {}))
 
 
-def test_annotations(voc, count):
-    path, other = voc / "Annotations" / "000001.xml", voc / "Annotations" / "000002.xml"
-    seeds, tokens = [path.read_bytes(), other.read_bytes()], [*NUMBERS, *XML.split(), b"\xff\xfe", b"\0"]
+def test_annotations(voc, attack):
+    folder = voc / "Annotations"
+    seeds, tokens = [path.read_bytes() for path in folder.iterdir()], [*NUMBERS, *XML.split(), b"\xff\xfe", b"\0"]
     make = partial(mutate_bytes, seeds=seeds, tokens=tokens)
-    attack("VOC annotation, bytes", path, make, lambda _: use(voc), count(800))
+    attack("VOC annotation, bytes", folder / "000001.xml", make, lambda _: use(voc))
+
+    def make_values(rng):
+        return xml(mutate_value(rng, ANNOTATION)).encode(errors="surrogatepass")
+
+    attack("VOC annotation, values", folder / "000001.xml", make_values, lambda _: use(voc))
 
 
-def test_annotations_of_other_values(voc, count):
-    def make(rng):
-        return xml(mutate_value(rng, ANNOTATION["annotation"])).encode(errors="surrogatepass")
-
-    attack("VOC annotation, values", voc / "Annotations" / "000001.xml", make, lambda _: use(voc), count(600))
-
-
-def test_splits(voc, count):
+def test_splits(voc, attack):
     seeds = [b"000001\n000002\n", b"000001  1\n000002 -1\n", "\ufeff000001\r\n".encode()]
     tokens = [b"../../x", b"/etc/passwd", b"\0", b"\n", b"\xff", b" ", b"a" * 5000, "größe".encode(), b"000001", b"."]
     make = partial(mutate_bytes, seeds=seeds, tokens=tokens)
     path = voc / "ImageSets" / "Main" / "val.txt"
-    attack("split (ImageSets)", path, make, lambda _: use(voc), count(400), named="val")
+    attack("split", path, make, lambda _: use(voc), named=("val",))
 
 
-def test_coco_annotations(coco, count):
+def test_coco_annotations(coco, attack):
     path = coco / "annotations" / "instances_val2017.json"
-    make = partial(mutate_bytes, seeds=[path.read_bytes()], tokens=[*NUMBERS, *JSON.split()])
-    attack("COCO annotations, bytes", path, make, lambda _: use("COCO", coco), count(500), named="val2017")
+    text, tokens = path.read_bytes(), [*NUMBERS, *JSON.split()]
+    make = partial(mutate_bytes, seeds=[text], tokens=tokens)
+    attack("COCO annotations, bytes", path, make, lambda _: use("COCO", coco), named=("val2017",))
+
+    def make_values(rng):
+        return json.dumps(mutate_value(rng, json.loads(text))).encode()
+
+    attack("COCO annotations, values", path, make_values, lambda _: use("COCO", coco), named=("val2017",))
 
 
-def test_coco_annotations_of_other_values(coco, count):
-    path = coco / "annotations" / "instances_val2017.json"
-    content = json.loads(path.read_text())
-
-    def make(rng):
-        return json.dumps(mutate_value(rng, content)).encode()
-
-    attack("COCO annotations, values", path, make, lambda _: use("COCO", coco), count(900), named="val2017")
-
-
-def test_coco_results(coco, tmp_path, count):
+def test_coco_results(coco, tmp_path, attack):
     images = open_evaluation_set("COCO", coco)
 
     def make(rng):
@@ -123,10 +111,10 @@ def test_coco_results(coco, tmp_path, count):
     def read(path):
         score(images, read_detections(path, images))
 
-    attack("COCO results", tmp_path / "results.json", make, read, count(900))
+    attack("COCO results", tmp_path / "results.json", make, read)
 
 
-def test_detection_files(voc, tmp_path, count):
+def test_detection_files(voc, tmp_path, attack):
     folder = tmp_path / "results"
     folder.mkdir()
     (folder / "det_val_dog.txt").write_text("000002 0.5 1 1 50 50\n")
@@ -137,4 +125,4 @@ def test_detection_files(voc, tmp_path, count):
         score(images, read_detections(folder, images))
 
     make = partial(mutate_bytes, seeds=ROWS, tokens=tokens)
-    attack("detection file", folder / "det_val_cat.txt", make, read, count(900), named="results")
+    attack("detection file", folder / "det_val_cat.txt", make, read, named=("results",))

@@ -1,17 +1,16 @@
 """Checkpoints, states and logs of training runs: used, or refused; none costs memory or writes a file."""
 
-import io
 import itertools
 import json
-import zipfile
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from mutation import HOSTILE, HOSTILE_TENSORS, mutate_bytes, mutate_value
+from mutation import HOSTILE, HOSTILE_TENSORS, mutate_bytes, mutate_value, repacked, stored
+from synthetic import make_voc
 
 from data.config import voc
+from data.voc0712 import VOCAnnotationTransform, VOCDetection
 from inference import Detector
 from inference.drawing import draw_detections
 from layers.modules import MultiBoxLoss
@@ -23,7 +22,6 @@ from training.log import Log, draw_curves
 from training.optimizer import build_optimizer
 from weights.checkpoint import CheckpointInfo, load_network, read_file, save_checkpoint
 
-CPU = torch.device("cpu")
 INFO = CheckpointInfo(config=voc, class_names=("left shoe", "größe"), width=1 / 16, mAP=0.5, trained_with="train.py")
 FRAME = np.random.RandomState(0).randint(0, 256, (60, 80, 3), np.uint8)
 PICKLE = [
@@ -33,21 +31,18 @@ PICKLE = [
 VALUES = [*HOSTILE, *HOSTILE_TENSORS]
 
 
-def stored(contents, zipped=True):
-    """Return the bytes that torch.save writes."""
-    buffer = io.BytesIO()
-    torch.save(contents, buffer, _use_new_zipfile_serialization=zipped)
-    return buffer.getvalue()
+def damaged_pickle(rng, data):
+    """Return a file of torch.save with a description, the pickle in the zip file, of changed bytes."""
+
+    def change(name, content):
+        return mutate_bytes(rng, [content], PICKLE) if name.endswith("data.pkl") else content
+
+    return repacked(data, change)
 
 
-def repacked(data, change):
-    """Change the pickle in the zip file of a checkpoint; the checksums are right."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(buffer, "w") as new:
-        for record in old.infolist():
-            content = old.read(record)
-            new.writestr(record.filename, change(content) if record.filename.endswith("data.pkl") else content)
-    return buffer.getvalue()
+def changed(rng, contents, *weights):
+    """Return a file of torch.save with changed values; those of `weights`, which are many, once in five times."""
+    return stored(mutate_value(rng, contents, VALUES, spared=weights if rng.random() < 0.8 else ()))
 
 
 @pytest.fixture(scope="module")
@@ -74,51 +69,41 @@ def test_checkpoints_of_changed_bytes(contents, tmp_path, attack):
     def make(rng):
         seed = rng.choice(seeds)
         if rng.random() < 0.5 and seed[:2] == b"PK":
-            return repacked(seed, lambda pickle: mutate_bytes(rng, [pickle], PICKLE))
+            return damaged_pickle(rng, seed)
         if rng.random() < 0.5:  # a pickle's first bytes say what the rest is
             return mutate_bytes(rng, [seed[:4000]], PICKLE) + seed[4000:]
         return mutate_bytes(rng, [seed], PICKLE)
 
-    attack(tmp_path / "a.pth", make, use, "checkpoint, bytes")
+    attack("checkpoint, bytes", tmp_path / "a.pth", make, use)
 
 
-def test_checkpoints_of_other_values(contents, tmp_path, attack):
-    def make(rng):
-        return stored(mutate_value(rng, contents, VALUES, spared=rng.choice([("state_dict",)] * 4 + [()])))
-
-    attack(tmp_path / "a.pth", make, use, "checkpoint, values")
-
-
-def test_bare_state_dicts_of_other_values(contents, tmp_path, attack):
-    attack(
-        tmp_path / "a.pth", lambda rng: stored(mutate_value(rng, contents["state_dict"], VALUES)), use, "state dict"
-    )
-
-
-def make_trainer():
-    """A Trainer after a step."""
-    torch.manual_seed(0)
-    net = build_ssd("train", num_classes=3, width=1 / 16)
-    optimizer = build_optimizer(net, "adamw", 1e-3, CPU)
-    for parameter in net.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
-    return Trainer(net, MultiBoxLoss(3), optimizer, Ranks(), precision=torch.float32, ema=0.99)
+def test_checkpoints_and_state_dicts_of_other_values(contents, tmp_path, attack):
+    attack("checkpoint, values", tmp_path / "a.pth", lambda rng: changed(rng, contents, "state_dict"), use)
+    attack("state dict", tmp_path / "a.pth", lambda rng: changed(rng, contents["state_dict"]), use)
 
 
 RUN = {"dataset": "VOC", "splits": "[]", "classes": ["left shoe", "größe"], "size": 300, "width": 1 / 16, "seed": 0}
 
 
+def step_once(optimizer):
+    """Give each parameter a gradient, take a step, and return the optimizer."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    return optimizer
+
+
 def test_states_of_training_runs(tmp_path, attack):
-    trainer, log = make_trainer(), {"sums": [1.0, 2.0, 30.0], "count": 2, "unscored": False}
+    net = build_ssd("train", num_classes=3, width=1 / 16)
+    optimizer = step_once(build_optimizer(net, "adamw", 1e-3, torch.device("cpu")))
+    trainer = Trainer(net, MultiBoxLoss(3), optimizer, Ranks(), precision=torch.float32, ema=0.99)
+    log = {"sums": [1.0, 2.0, 30.0], "count": 2, "unscored": False}
     state.save_state(tmp_path, 2, {"run": RUN, "log": log, "best": 0.25, **trainer.state_dict()}, keep=1)
     whole = torch.load(tmp_path / "state_2.pth", weights_only=True)
-    seed = stored(whole)
 
     def make(rng):
-        if rng.random() < 0.3:
-            return repacked(seed, lambda pickle: mutate_bytes(rng, [pickle], PICKLE))
-        return stored(mutate_value(rng, whole, VALUES, spared=rng.choice([("model", "average")] * 4 + [()])))
+        return damaged_pickle(rng, stored(whole)) if rng.random() < 0.3 else changed(rng, whole, "model", "average")
 
     def read(path):
         first, log, best = state.restore(path, read_file(path), trainer, RUN, print)
@@ -127,47 +112,31 @@ def test_states_of_training_runs(tmp_path, attack):
         assert log is None or log["count"] + sum(log["sums"]) is not None
         trainer.optimizer.step()
 
-    attack(tmp_path / "state_2.pth", make, read, "run state")
+    attack("run state", tmp_path / "state_2.pth", make, read)
 
 
 def test_states_of_pre_training(tmp_path, attack):
+    folder = make_voc(tmp_path, {"1": [("dog", (1, 1, 60, 60), 0)]})
+    images = VOCDetection(folder, [("", "val")], target_transform=VOCAnnotationTransform({"dog": 0}))
     net = build_ssd("train", num_classes=3, width=1 / 16)
     model = pretrain.CropClassifier(net)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    model(torch.zeros(1, 3, 32, 32)).sum().backward()
-    optimizer.step()
+    optimizer = step_once(torch.optim.AdamW(model.parameters(), lr=1e-3))
     whole = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "passes": 1}
-    class Images:
-        """A data set of one image."""
-
-        def __len__(self):
-            return 1
-
-        def pull_target(self, *_):
-            return [[1, 1, 60, 60, 0]]
-
-        def pull_image(self, _):
-            return FRAME
-
-    def make(rng):
-        return stored(mutate_value(rng, whole, VALUES, spared=rng.choice([("model",)] * 4 + [()])))
 
     def read(path):
-        pretrain.pretrain_base(
-            net, Images(), Ranks(), path, passes=2, crop_size=32, lr=1e-3, seed=0, num_workers=0
-        )
+        pretrain.pretrain_base(net, images, Ranks(), path, passes=2, crop_size=32, lr=1e-3, seed=0, num_workers=0)
 
-    attack(tmp_path / "crops.pth", make, read, "crops.pth")
+    attack("crops.pth", tmp_path / "crops.pth", lambda rng: changed(rng, whole, "model"), read)
 
 
 def test_identities_of_runs(tmp_path, attack):
     (tmp_path / "state_2.pth").touch()
-    state.write_identity(tmp_path, RUN)
+    tokens = [b"null", b"{", b"[", b'"', b"\xff", b"9" * 5000, b"[" * 9999]
 
     def make(rng):
-        return json.dumps(mutate_value(rng, RUN)).encode() if rng.random() < 0.7 else mutate_bytes(rng, [json.dumps(RUN).encode()], [b"null", b"{", b"[", b'"', b"\xff", b"9" * 5000, b"[" * 9999])
+        return mutate_bytes(rng, [json.dumps(mutate_value(rng, RUN) if rng.random() < 0.5 else RUN).encode()], tokens)
 
-    attack(tmp_path / "run.json", make, lambda path: state.check_folder(path.parent, "auto", RUN), "run.json")
+    attack("run.json", tmp_path / "run.json", make, lambda path: state.check_folder(path.parent, "auto", RUN))
 
 
 def test_logs_of_training_runs(tmp_path, attack):
@@ -183,4 +152,4 @@ def test_logs_of_training_runs(tmp_path, attack):
 
     (tmp_path / "log.csv").write_bytes(text)
     draw_curves(tmp_path)  # matplotlib takes seconds to get ready
-    attack(tmp_path / "log.csv", lambda rng: mutate_bytes(rng, [text], tokens), read, "log.csv")
+    attack("log.csv", tmp_path / "log.csv", lambda rng: mutate_bytes(rng, [text], tokens), read)
