@@ -1,21 +1,26 @@
-"""Detect objects in a video, an image, a folder of images, or the frames of a camera.
+"""Detect objects in videos, images, folders of images, or the frames of a camera or stream.
 
     python Object_Detection.py                                  # Funny_dog.mp4 if it is there, else data/sample.mp4
     python Object_Detection.py street.mp4 --output found.mp4    # with boxes; same size, frame rate and sound
     python Object_Detection.py photos/ --classes dog person     # writes photos/NAME_detections.jpg for each image
+    python Object_Detection.py a.mp4 "photos/*.jpg" more/ --output results/
     python Object_Detection.py 0 --show                         # camera 0, in a window; q quits
     python Object_Detection.py rtsp://address/stream --show     # a network stream
     python Object_Detection.py street.mp4 --json found.jsonl --trained_model weights/ssd300_mAP_77.43_v2.pth
 
-Ctrl-C ends a run early; the video made so far is closed and plays.
+On four GPUs: torchrun --nproc_per_node=4 Object_Detection.py photos/
+
+Ctrl-C ends a run early; the video made so far is closed and plays. The exit code is 1 if some of several inputs failed.
 """
 
 import os
 import sys
 from contextlib import ExitStack
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 
-from utils.errors import InputError, exit_on_input_error
+from utils.errors import InputError, count, exit_on_input_error, printable
 from utils.flags import Parser, number
 
 HERE = Path(__file__).resolve().parent
@@ -24,9 +29,22 @@ PUBLISHED = "weights/ssd300_mAP_77.43_v2.pth"
 
 def get_args_parser():
     parser = Parser(__doc__)
-    add = parser.add_argument
-    add("input", nargs="?", metavar="INPUT", help="video, image, folder of images, number of a camera, stream address")
-    add("--output", help="file to write, or folder if INPUT is one (default: output.mp4, and beside each image)")
+    add = parser.add_argument_group("input and output").add_argument
+    help_text = "video, image, folder of images, glob, number of a camera, address of a file or stream, - for stdin"
+    add("input", nargs="*", metavar="INPUT", help=help_text)
+    add("--recursive", action="store_true", help="also search the subfolders of folders, for videos, too")
+    help_text = "file to write; for a folder or several inputs a folder (default: output.mp4, and beside each input)"
+    add("--output", help=help_text)
+    add("--overwrite", action="store_true", help="overwrite files that this program didn't write")
+    add("--no_video", action="store_true", help="write no videos and images, only results")
+    add("--json", metavar="FILE", help="write a JSON line per image: file, frame, time, detections; - is stdout")
+    add("--csv", metavar="FILE", help="write a row per detection")
+    add("--coco", metavar="FILE", help="write COCO results: of images, with COCO's category ids")
+    add("--crops", metavar="DIR", help="write each detection as an image, to DIR/CLASS")
+    add("--show", action="store_true", help="show the images in a window")
+    add("--quiet", action="store_true", help="print nothing but errors and notes")
+
+    add = parser.add_argument_group("detection").add_argument
     help_text = f"checkpoint, or one to download such as {PUBLISHED} (default: the best one here)"
     add("--trained_model", metavar="FILE", help=help_text)
     help_text = "minimum score of a detection (default: the checkpoint's own, else 0.6)"
@@ -34,119 +52,222 @@ def get_args_parser():
     add("--classes", nargs="+", metavar="NAME", help="only these classes, as in --classes dog person")
     add("--device", default="auto", help="auto (CUDA if available), cpu, cuda or mps")
     add("--precision", default="auto", choices=["auto", "float32", "bfloat16", "float16", "int8"])
-    add("--engine", default="torch", choices=["torch", "openvino"], help="openvino needs requirements-engines.txt")
-    add("--calibration", metavar="DIR", help="images to quantize with, for --engine openvino --precision int8")
+    help_text = "auto is openvino for --precision int8, else torch; openvino needs requirements-engines.txt"
+    add("--engine", default="auto", choices=["auto", "torch", "openvino"], help=help_text)
+    add("--calibration", metavar="DIR", help="images to quantize with, for --precision int8")
     help_text = "images per pass of the network (default: 1 on CPU and for a camera, else 16)"
     add("--batch_size", type=number(int, 1), help=help_text)
-    add("--json", metavar="FILE", help="also write one JSON line per image: index, time, detections; - is stdout")
-    add("--show", action="store_true", help="also show the images in a window")
+
+    add = parser.add_argument_group("drawing").add_argument
+    add("--line_width", type=number(int, 1), metavar="PIXELS", help="of the boxes (default: by the image's size)")
+    add("--hide_labels", action="store_true", help="draw boxes alone")
+    add("--hide_scores", action="store_true", help="draw class names without scores")
     return parser
 
 
 def main(args):
-    """Detect in what `args` name. Raises InputError for mistakes; after Ctrl-C it exits with 128 + the signal."""
-    source = find_input(args.input)
+    """Detect in what `args` name.
 
+    Raises:
+        InputError: a flag, or the only input, is invalid.
+        SystemExit: 1 if some inputs failed, 128 plus the signal's number after Ctrl-C or SIGTERM.
+    """
+    from inference.inputs import open_inputs, with_targets
+
+    with open_inputs(args.input or [default_input()], args.recursive) as (found, errors):
+        if not found:
+            raise_together(errors)
+        inputs = with_targets(found, args.output)
+        check_outputs(args, inputs)
+        detect(args, inputs, errors)
+
+
+def raise_together(errors):
+    """Raise the only error, or print all and raise an InputError about their number."""
+    if len(errors) > 1:
+        print_errors(errors)
+        raise InputError(f"none of {count(len(errors), 'input')} can be read")
+    raise errors[0]
+
+
+def print_errors(errors):
+    for error in errors:
+        print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+
+
+def default_input():
+    """Return the name of the video that a run without inputs is about."""
+    places = [Path("Funny_dog.mp4"), HERE / "Funny_dog.mp4", HERE / "data" / "sample.mp4"]
+    found = next((path for path in places if path.is_file()), None)
+    if found is None:
+        raise InputError("no INPUT, and neither Funny_dog.mp4 nor data/sample.mp4 is there; name a video or an image")
+    return str(found)
+
+
+def check_outputs(args, inputs):
+    """Raise InputError if a result would overwrite an input, another result, or a file that is not this program's."""
+    from inference.inputs import MARK, Written
+
+    targets = [] if args.no_video else [("--output", one.target) for one in inputs]
+    files = (("--json", args.json), ("--csv", args.csv), ("--coco", args.coco))
+    targets += [(flag, Path(file)) for flag, file in files if file and file != "-"]
+    if args.coco and any(one.kind != "image" for one in inputs):
+        raise InputError("--coco: COCO's results are for images alone; use --json or --csv for videos")
+    read = {identity(one.source) for one in inputs if isinstance(one.source, Path)}
+    ours, seen = Written(), set()
+    for flag, target in targets:
+        key = identity(target)
+        if key in read:
+            raise InputError(f"{flag} {target}: this is the input; name another file")
+        if key in seen:
+            raise InputError(f"{flag} {target}: this is the output already; name another file")
+        seen.add(key)
+        if target.is_file() and not (args.overwrite or target.stem.endswith(MARK) or target in ours):
+            raise InputError(f"{target}: exists, and this program didn't write it; add --overwrite, or name another")
+
+
+def identity(path):
+    """Return what two names of the same file have in common."""
+    try:
+        info = Path(path).stat()
+    except (OSError, ValueError):
+        return os.path.realpath(path)
+    return info.st_dev, info.st_ino
+
+
+def detect(args, inputs, errors):
+    """Run the detector over the inputs and report.
+
+    Args:
+        inputs: list of inference.inputs.Input.
+        errors: an InputError for each input that could not be found.
+    """
     from inference import Detector
-    from inference.camera import CameraReader
-    from inference.output import Display, json_lines, say
-    from inference.pipeline import detect_images, detect_video
-    from inference.video import VideoReader, VideoWriter
+    from inference.drawing import draw_detections
+    from inference.inputs import Written, make_folders
+    from inference.output import Crops, Display, Results, say
+    from inference.pipeline import Pipeline
+    from training.distributed import join
     from utils.system import StopSignals, keep_freed_memory
     from weights.catalogue import resolve
     from weights.checkpoint import read_checkpoint
 
-    out = sys.stderr if args.json == "-" else sys.stdout  # stdout is for JSON alone
-    is_file = isinstance(source, Path)  # else a camera or a stream
-    paths, targets = find_targets(source, args.output)
-    check_outputs(paths or [source], targets, args.json)
-    display = Display() if args.show else None
     weights = resolve(args.trained_model)
     labels = find_labels(args.classes, read_checkpoint(weights)[1].class_names) if args.classes else None
+    display = Display() if args.show else None
     keep_freed_memory()
-
-    stop = StopSignals()
     with ExitStack() as opened:
-        if not paths:  # a video is closed and plays; a folder has its finished images anyway
-            opened.enter_context(stop)
-            reader = opened.enter_context(VideoReader(source) if is_file else CameraReader(source))
-        write_line = opened.enter_context(json_lines(args.json))
+        ranks, device = opened.enter_context(join(args.device))
+        stop = opened.enter_context(StopSignals())
+        out = sys.stderr if args.json == "-" else sys.stdout  # stdout is for JSON alone
+        tell = partial(say, file=out) if ranks.is_main and not args.quiet else lambda text: None
         detector = Detector(
             weights,
-            device=args.device,
+            device=str(device) if ranks.world > 1 else args.device,
             precision=args.precision,
             threshold=args.threshold,
             engine=args.engine,
             calibration=args.calibration,
         )
-        say(f"network: {detector.description}; {detector.info.quality}; threshold {detector.threshold:g}", out)
+        tell(f"network: {detector.description}; {detector.info.quality}; threshold {detector.threshold:g}")
         if weights.name != Path(PUBLISHED).name and not args.trained_model:
-            say(f"hint: --trained_model {PUBLISHED} is more accurate", out)
-        batch_size = args.batch_size or (16 if is_file and detector.device.type == "cuda" else 1)
-        settings = {"labels": labels, "batch_size": batch_size, "write_line": write_line, "display": display}
-        notes = []
-        if paths:
-            summary = detect_images(detector, paths, targets, **settings)
-        else:
-            with VideoWriter(targets[0], reader.size, reader.rate, reader if is_file else None) as writer:
-                summary = detect_video(detector, reader, writer, stop, **settings)
-            notes += [*writer.notes, *reader.notes]
-    for note in notes:
-        say(f"note: {note}", sys.stderr)
+            tell(f"hint: --trained_model {PUBLISHED} is more accurate")
+        results = opened.enter_context(Results(inputs, args.json, args.csv, args.coco, ranks))
+        if args.output and (len(inputs) > 1 or inputs[0].folder):
+            make_folders(inputs)
+        draw = partial(
+            draw_detections, line_width=args.line_width, labels=not args.hide_labels, scores=not args.hide_scores
+        )
+        pipeline = Pipeline(
+            detector,
+            labels=labels,
+            batch_size=args.batch_size,
+            draw=draw if display or not args.no_video else None,
+            on_result=results.add,
+            crops=Crops(args.crops, args.overwrite) if args.crops else None,
+            display=display,
+            stop=stop,
+            show_progress=ranks.is_main and not args.quiet,
+        )
+        reports, unreadable = detect_all(pipeline, inputs[ranks.rank :: ranks.world], write=not args.no_video)
+        errors = [*(errors if ranks.is_main else []), *unreadable]
+        results.gather()
+        images = sum(ranks.gather([sum(summary.images for _, summary in reports)]))
+        failed = sum(ranks.gather([len(errors)]))
+        if not images and errors:
+            raise_together(errors)
+        print_errors(errors)
+
+    files = [Path(file) for file in (args.json, args.csv, args.coco) if file and file != "-"]
+    targets = [] if args.no_video else [one.target for group, _ in reports for one in group]
+    Written().add(path for path in (*targets, *files) if path.is_file())
+    for group, summary in reports:
+        name = group[0].name if len(group) == 1 else count(len(group), "image")
+        tell(str(summary) if len(reports) == 1 else f"{name}: {count(summary.images, summary.noun)}; {summary.found}")
+    places = targets if len(targets) == 1 else [args.output or "beside the inputs"] * bool(targets)
+    if places or files:
+        tell(f"output: {', '.join(map(str, [*places, *files]))}")
     if stop:
-        say(f"interrupted after {summary.images} of {reader.expected or 'an unknown number of'} frames", sys.stderr)
-    written = targets[0] if len(targets) == 1 else targets[0].parent
-    say(f"{summary}\noutput: {written}" + (f", {args.json}" if args.json else ""), out)
-    if stop:
+        say(f"interrupted after {images:,} images and frames", sys.stderr)
         sys.exit(128 + stop.number)
+    if failed and ranks.is_main:
+        sys.exit(1)
 
 
-def find_input(name):
-    """Return the Path of a file or folder, the number of a camera as int, or the address of a stream as str.
+def detect_all(pipeline, inputs, write):
+    """Detect in all inputs; images that follow each other share the threads.
 
-    Raises:
-        InputError: there is no such file.
+    Args:
+        pipeline: inference.pipeline.Pipeline.
+        inputs: list of inference.inputs.Input.
+        write: write each to its target.
+
+    Returns:
+        ([(list of Input, output.Summary)], list with an InputError for each input that failed).
     """
-    if name is None:
-        places = [Path("Funny_dog.mp4"), HERE / "Funny_dog.mp4", HERE / "data" / "sample.mp4"]
-        found = next((path for path in places if path.is_file()), None)
-        if found is None:
-            raise InputError(
-                "no INPUT, and neither Funny_dog.mp4 nor data/sample.mp4 is there; name a video or an image"
-            )
-        return found
-    if not name:
-        raise InputError("INPUT is empty; name a video, an image, a folder or the number of a camera")
-    if os.path.lexists(name):
-        return Path(name)
-    if "://" in name:
-        return name
-    if name.isdecimal():
-        return int(name)
-    raise InputError(f"{name}: no such file or folder; check the name")
-
-
-def find_targets(source, output):
-    """Return the images that a source stands for, [] if it is a video or a camera, and the paths of the results.
-
-    Raises:
-        InputError: a folder has no image, or a result can't be written.
-    """
-    from inference.folder import is_still_image, list_images, result_paths
     from inference.output import say
-    from inference.video import check_container
 
-    if isinstance(source, Path) and source.is_dir():
-        paths, others = list_images(source)
-        if others:
-            names = ", ".join(path.name for path in others[:10]) + ", ..." * (len(others) > 10)
-            say(f"note: skipped, not images: {names}", sys.stderr)
-        return paths, result_paths(paths, output, source)
-    if isinstance(source, Path) and is_still_image(source):
-        return [source], result_paths([source], output)
-    target = Path(output or "output.mp4")
-    check_container(target)
-    return [], [target]
+    reports, errors = [], []
+    for _, alike in groupby(inputs, lambda one: one.kind == "image" or one):
+        group = list(alike)
+        try:
+            summary, notes = detect_alike(pipeline, group, write)
+        except InputError as error:
+            errors.append(error)
+            continue
+        errors += summary.errors
+        reports.append((group, summary))
+        for note in notes:
+            say(f"note: {note}", sys.stderr)
+        if pipeline.stopped:
+            break
+    return reports, errors
+
+
+def detect_alike(pipeline, group, write):
+    """Detect in several images, or in one video or live source.
+
+    Args:
+        pipeline: inference.pipeline.Pipeline.
+        group: list of images, or of one other Input.
+        write: write each to its target.
+
+    Returns:
+        (output.Summary, list of lines for the user).
+    """
+    from inference.camera import CameraReader
+    from inference.video import VideoReader, VideoWriter
+
+    if group[0].kind == "image":
+        return pipeline.images([one.source for one in group], [one.target for one in group] if write else None), []
+    (one,) = group
+    is_file = one.kind == "video"
+    with VideoReader(one.source) if is_file else CameraReader(one.source) as reader:
+        if not write:
+            return pipeline.video(reader, name=str(one.source)), reader.notes
+        with VideoWriter(one.target, reader.size, reader.rate, reader if is_file else None) as writer:
+            summary = pipeline.video(reader, writer, str(one.source))
+        return summary, [*writer.notes, *reader.notes]
 
 
 def find_labels(names, class_names):
@@ -161,28 +282,6 @@ def find_labels(names, class_names):
             hint = " (INPUT goes before --classes)" if Path(name).exists() else ""
             raise InputError(f"--classes {name}: unknown{hint}; the network knows {', '.join(class_names)}")
     return [known[name.lower()] for name in names]
-
-
-def check_outputs(inputs, targets, json):
-    """Raise InputError if an output would overwrite an input or another output."""
-    read = {identity(path) for path in inputs if isinstance(path, Path)}
-    written = {identity(path) for path in targets}
-    if read & written:
-        raise InputError(f"--output {targets[0]}: this is the input; name another file")
-    if json and json != "-":
-        if identity(json) in read:
-            raise InputError(f"--json {json}: this is the input; name another file")
-        if identity(json) in written:
-            raise InputError(f"--json {json}: this is the output already; name another file")
-
-
-def identity(path):
-    """Return what two names of the same file have in common."""
-    try:
-        info = Path(path).stat()
-    except (OSError, ValueError):
-        return os.path.realpath(path)
-    return info.st_dev, info.st_ino
 
 
 if __name__ == "__main__":

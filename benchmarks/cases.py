@@ -18,7 +18,7 @@ from benchmarks import peers
 from data import MEANS, SSDAugmentation
 from data.transforms import to_input
 from inference import Detector
-from inference.pipeline import detect_video
+from inference.pipeline import Pipeline
 from inference.video import VideoReader, VideoWriter
 from layers import MultiBoxLoss
 from metrics.evaluation import detect_images
@@ -120,7 +120,7 @@ def video(device, quick):
         def annotate():
             quiet = contextlib.redirect_stderr(io.StringIO())  # without the progress bar
             with VideoReader(source) as reader, VideoWriter(ours, reader.size, reader.rate, reader) as writer, quiet:
-                detect_video(detector, reader, writer, False, batch_size=16 if device.type == "cuda" else 1)
+                Pipeline(detector).video(reader, writer)
 
         name = f"video of {len(frames)} frames, 640x360, {list(precisions(device))[-1]}"
         peer = partial(peers.annotate_video, net, source, theirs, detector.threshold)

@@ -1,20 +1,27 @@
-"""What a run leaves behind besides its images: JSON lines, messages, a summary, a window."""
+"""What a run leaves behind besides its images: JSON lines, CSV, COCO results, crops, messages, a summary, a window."""
 
+import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from threading import Lock
+from urllib.parse import quote
 
 import cv2
 
+from data.coco import coco_category_id
 from utils.errors import InputError, count, printable
 from utils.files import whole_file
+from utils.images import write_image
 
 STDOUT = "-"
+CSV_COLUMNS = ("file", "frame", "time", "label", "score", "x1", "y1", "x2", "y2")
 
 
 def say(text, file=None):
@@ -32,32 +39,130 @@ def _print(text, file):
         os.close(nowhere)
 
 
-@contextmanager
-def json_lines(path):
-    """Write detections as JSON, one line per image or frame. Yields `write(detections, **where)`.
+class Results:
+    """Writes detections as JSON lines, CSV and COCO results. Each file is complete under its name or not there.
 
-    A line holds `where` (frame, time, file) and "detections": label, score, and box as x1, y1, x2, y2 in pixels. The
-    file is complete under its name or not there at all. A path of "-" is stdout, and None writes nothing.
+    A JSON line holds the file's name, the frame's index (of images: a running number), its time in seconds, and
+    "detections": label, score, and box as x1, y1, x2, y2 in pixels. A row of the CSV is a detection. COCO's results are
+    for images alone: the image id is the number that the file's name is, or the name.
+
+    Args:
+        inputs: list of inference.inputs.Input.
+        json, csv, coco: paths, or None; "-" as `json` is stdout.
+        ranks: the Ranks of the job (training.distributed); the results of all are written by the first one, at the end.
 
     Raises:
-        InputError: the file can't be written.
+        InputError: a file can't be written.
     """
-    if path is None:
-        yield lambda *_, **__: None
-    elif path == STDOUT:
-        yield lambda detections, **where: _print(_to_json(detections, where), sys.stdout)
-    else:
-        with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
-            yield lambda detections, **where: file.write(_to_json(detections, where) + "\n")
+
+    def __init__(self, inputs, json=None, csv=None, coco=None, ranks=None):
+        self._places = {str(one.source): (index, one.name) for index, one in enumerate(inputs)}
+        self._json, self._csv, self._coco = json, csv, coco
+        self._ranks = ranks if ranks and ranks.world > 1 else None
+        self._kept = []  # until the end: (index of the input, records), of several processes
+        self._coco_results, self._images = [], 0
+        self._files = {}
+
+    def __enter__(self):
+        with ExitStack() as stack:
+            if not self._ranks or self._ranks.is_main:
+                for kind, path in (("json", self._json), ("csv", self._csv), ("coco", self._coco)):
+                    if path is not None and path != STDOUT:
+                        partial = stack.enter_context(whole_file(path))
+                        self._files[kind] = stack.enter_context(partial.open("w", encoding="utf-8", newline=""))
+            if "csv" in self._files:
+                csv.writer(self._files["csv"]).writerow(CSV_COLUMNS)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error):
+        with self._stack:
+            if error[0] is None:
+                if "coco" in self._files:
+                    json.dump(self._coco_results, self._files["coco"])
+                return
+            self._stack.__exit__(*error)
+
+    def add(self, detections, file, frame=None, time=None):
+        """Add the Detections of an image, or of a frame of a video; `file` is the source of its input."""
+        place, name = self._places[file]
+        found = [
+            {"label": label, "score": round(float(score), 4), "box": [round(float(side), 1) for side in box]}
+            for label, score, box in zip(detections.names, detections.scores, detections.boxes, strict=True)
+        ]
+        record = {"file": name, "frame": frame, "time": time, "detections": found}
+        if self._ranks:
+            self._kept.append((place, record))
+        else:
+            self._write(record)
+
+    def gather(self):
+        """Write the results of all processes, in order. Each process must call this once, at the end."""
+        if self._ranks:
+            kept = self._ranks.gather(self._kept)
+            if self._ranks.is_main:
+                for _, record in sorted(kept, key=lambda pair: (pair[0], pair[1]["frame"] or 0)):
+                    self._write(record)
+
+    def _write(self, record):
+        if record["frame"] is None:
+            record["frame"] = self._images
+            self._images += 1
+        if self._json == STDOUT:
+            _print(json.dumps(record), sys.stdout)  # ASCII: names may hold letters that a terminal or a file can't
+        elif "json" in self._files:
+            self._files["json"].write(json.dumps(record) + "\n")
+        if "csv" in self._files:
+            where = [record["file"], record["frame"], record["time"]]
+            rows = [[*where, one["label"], one["score"], *one["box"]] for one in record["detections"]]
+            csv.writer(self._files["csv"]).writerows(rows)
+        if "coco" in self._files:
+            stem = Path(record["file"]).stem
+            for one in record["detections"]:
+                category = coco_category_id(one["label"])
+                if category is None:
+                    raise InputError(f"--coco: COCO has no class {one['label']}; name the others with --classes")
+                x1, y1, x2, y2 = one["box"]
+                entry = {"image_id": int(stem) if stem.isdecimal() else stem, "category_id": category}
+                entry |= {"bbox": [x1, y1, round(x2 - x1, 1), round(y2 - y1, 1)], "score": one["score"]}
+                self._coco_results.append(entry)
 
 
-def _to_json(detections, where):
-    """Return a line of JSON, in ASCII: names may hold letters that a terminal or a file can't."""
-    found = [
-        {"label": name, "score": round(float(score), 4), "box": [round(float(side), 1) for side in box]}
-        for name, score, box in zip(detections.names, detections.scores, detections.boxes, strict=True)
-    ]
-    return json.dumps({**where, "detections": found})
+class Crops:
+    """Writes the part of an image inside each box to FOLDER/CLASS/NAME_NUMBER.jpg.
+
+    Args:
+        folder: new, empty, or of an earlier run.
+        overwrite: use any folder.
+
+    Raises:
+        InputError: the folder can't be used.
+    """
+
+    MARKER = ".crops"  # in the folders of earlier runs
+
+    def __init__(self, folder, overwrite=False):
+        self.folder = Path(folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            names = {path.name for path in self.folder.iterdir()}
+            if names and self.MARKER not in names and not overwrite:
+                raise InputError(f"--crops {folder}: this folder holds other files; add --overwrite, or name another")
+            (self.folder / self.MARKER).touch()
+        except OSError as error:
+            raise InputError(f"--crops {folder}: can't be written ({error.strerror}); name another folder") from error
+
+    def write(self, image, detections, name):
+        """Write the crops of uint8 RGB [H, W, 3] before boxes are drawn; `name` is that of the image or frame."""
+        height, width = image.shape[:2]
+        name = re.sub(r"[^\w.-]+", "_", name)[-100:]
+        for number, (label, box) in enumerate(zip(detections.names, detections.boxes, strict=True)):
+            x1, y1, x2, y2 = (int(side) for side in box.round())
+            crop = image[max(y1, 0) : min(y2, height), max(x1, 0) : min(x2, width)]
+            if crop.size:
+                folder = self.folder / quote(label, safe=" ")
+                folder.mkdir(exist_ok=True)
+                write_image(folder / f"{name}_{number}.jpg", crop)
 
 
 class Summary:
@@ -65,6 +170,7 @@ class Summary:
 
     Attributes:
         images: number of images or frames. objects: Counter by class name.
+        errors: an InputError for each image that can't be read.
         seconds: {stage: seconds}, summed over its threads.
         threads: {stage: number of threads}; the stages overlap.
     """
@@ -73,6 +179,7 @@ class Summary:
         self.noun = noun
         self.threads = threads
         self.images = 0
+        self.errors = []
         self.objects = Counter()
         self.seconds = dict.fromkeys(threads, 0.0)
         self._started = time.perf_counter()
@@ -93,16 +200,20 @@ class Summary:
         self.images += 1
         self.objects.update(detections.names)
 
+    @property
+    def found(self):
+        """The number of objects by class, in words."""
+        return ", ".join(f"{name} {number}" for name, number in self.objects.most_common()) or "none"
+
     def __str__(self):
         elapsed = time.perf_counter() - self._started
-        found = ", ".join(f"{name} {number}" for name, number in self.objects.most_common()) or "none"
         stages = ", ".join(f"{name} {1000 * t / max(self.images, 1):.1f}" for name, t in self.seconds.items())
         shared = [stage for stage, number in self.threads.items() if number > 1]
         how = f" ({' and '.join(shared)} on {max(self.threads.values())} threads)" if shared else ""
         slowest = max(self.threads, key=lambda stage: self.seconds[stage] / self.threads[stage])
         return (
             f"{count(self.images, self.noun)} in {elapsed:.1f} s ({self.images / elapsed:.1f} per second)\n"
-            f"objects: {found}\n"
+            f"objects: {self.found}\n"
             f"milliseconds per {self.noun}: {stages}; they overlap{how}, the slowest is {slowest}"
         )
 

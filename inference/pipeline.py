@@ -4,20 +4,19 @@ On CPU, frames side by side with one thread each are faster than one frame with 
 after every layer, and spin while other processes (ffmpeg) need the cores.
 """
 
-import sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import chain, islice
+from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from inference.drawing import draw_detections
-from inference.folder import make_folder
-from inference.output import Summary, say
-from utils.errors import InputError, count
+from inference.output import Summary
+from utils.errors import InputError
 from utils.images import read_image, write_image
 from utils.system import report_out_of_memory, thread_counts
 
@@ -68,111 +67,152 @@ def batches(items, size):
         yield batch
 
 
-@report_out_of_memory(_LESS_MEMORY)
-def detect_video(detector, reader, writer, stop, *, labels=None, batch_size=1, write_line=None, display=None):
-    """Detect in the frames of a VideoReader or CameraReader and write them with their detections.
+class Pipeline:
+    """Run a Detector over images and videos; write them with their detections.
 
     Args:
-        stop: ends the run early once it is true (utils.system.StopSignals), as does the closed display.
+        detector: Detector.
         labels: keep only detections of these classes; None keeps all.
-        write_line: called with the Detections of each frame, and with frame=index, time=seconds.
+        batch_size: images per pass of the network; None is 16 on CUDA, and 1 elsewhere and for live sources.
+        draw: called with each image and its Detections, to draw them in place; None draws nothing.
+        on_result: called in order with the Detections and file=name, frame=index, time=seconds; of images with
+            file=path alone.
+        crops: output.Crops, or None.
         display: output.Display, or None.
-
-    Returns:
-        output.Summary.
+        stop: ends the work early once it is true (utils.system.StopSignals), as does the closed display.
+        show_progress: show a progress bar if stderr is a terminal.
     """
-    live = reader.expected is None and not hasattr(reader, "info")
-    workers, threads = (1, 1) if live else share_threads(detector.device)
-    summary = Summary("frame", {"decode": 1, "network": workers, "draw": workers, "encode": 1})
 
-    def work(batch):
-        times, frames = zip(*batch, strict=True)
-        return list(zip(times, frames, _detect_and_draw(detector, frames, labels, summary), strict=True))
+    def __init__(
+        self,
+        detector,
+        *,
+        labels=None,
+        batch_size=None,
+        draw=draw_detections,
+        on_result=None,
+        crops=None,
+        display=None,
+        stop=False,
+        show_progress=True,
+    ):
+        self.detector = detector
+        self.labels = labels
+        self.batch_size = batch_size or (16 if detector.device.type == "cuda" else 1)
+        self.live_batch_size = batch_size or 1
+        self.draw = draw
+        self.on_result = on_result
+        self.crops = crops
+        self.display = display
+        self.stop = stop
+        self.no_bar = None if show_progress else True  # None: unless stderr is a terminal
 
-    waiting = batches(reader.timed(), batch_size)
-    # Frames of a camera would be shown late if they waited for a worker.
-    results = (work(batch) for batch in waiting) if live else in_order(work, waiting, workers, threads)
-    bar = tqdm(total=reader.expected, unit="frame", dynamic_ncols=True, disable=None)
-    with closing(results), bar:
-        for batch in results:
-            for time, frame, detections in batch:
-                if write_line:
-                    write_line(detections, frame=summary.images, time=round(time, 6))
-                summary.add(detections)
-                writer.write(frame, time)
-                if display:
-                    display.show(frame)
-            bar.update(len(batch))
-            if stop or (display and display.closed):
-                break
-    summary.seconds.update(decode=reader.seconds, encode=writer.seconds)
-    return summary
+    @property
+    def stopped(self):
+        """Whether the work is to end."""
+        return bool(self.stop or (self.display and self.display.closed))
 
+    @report_out_of_memory(_LESS_MEMORY)
+    def video(self, reader, writer=None, name="video"):
+        """Detect in the frames of a VideoReader or CameraReader, and write them to a VideoWriter.
 
-@report_out_of_memory(_LESS_MEMORY)
-def detect_images(detector, paths, targets, *, labels=None, batch_size=1, write_line=None, display=None):
-    """Detect in image files and write each with its detections to its target; otherwise as `detect_video`.
+        Returns:
+            output.Summary.
+        """
+        live = reader.expected is None and not hasattr(reader, "info")
+        workers, threads = (1, 1) if live else share_threads(self.detector.device)
+        summary = Summary("frame", {"decode": 1, "network": workers, "draw": workers, "encode": 1})
 
-    An image that can't be read is named on stderr and left out. The folder of the targets is made.
+        def work(batch):
+            frames = [frame for _, (_, frame) in batch]
+            names = [f"{Path(name).stem}_{index:06d}" for index, _ in batch]
+            found = self._detect_and_draw(frames, names, summary)
+            return [(index, time, frame, one) for (index, (time, frame)), one in zip(batch, found, strict=True)]
 
-    Raises:
-        InputError: no image can be read, or a target can't be written.
-    """
-    make_folder(targets[0].parent)
-    workers, threads = share_threads(detector.device)
-    summary = Summary("image", dict.fromkeys(("read", "network", "draw", "write"), workers))
-
-    def read(path):
-        with summary.timing("read"):
-            try:
-                return read_image(path)
-            except InputError as error:
-                return error
-
-    def work(batch):
-        images = [read(path) for path, _ in batch]
-        readable = [image for image in images if isinstance(image, np.ndarray)]
-        found = iter(_detect_and_draw(detector, readable, labels, summary))
-        results = []
-        for (path, target), image in zip(batch, images, strict=True):
-            if isinstance(image, np.ndarray):
-                with summary.timing("write"):
-                    write_image(target, image)
-                results.append((path, image, next(found)))
-            else:
-                results.append((path, image, None))
-        return results
-
-    results = in_order(work, batches(zip(paths, targets, strict=True), batch_size), workers, threads)
-    bar = tqdm(total=len(paths), unit="image", dynamic_ncols=True, disable=True if len(paths) == 1 else None)
-    with closing(results), bar:
-        for path, image, detections in chain.from_iterable(results):
-            bar.update()
-            if detections is None:
-                if len(paths) == 1:
-                    raise image
-                say(f"note: left out: {image}", sys.stderr)
-                continue
-            if write_line:
-                write_line(detections, frame=summary.images, time=None, file=str(path))
-            summary.add(detections)
-            if display:
-                display.show(image, wait=True)
-                if display.closed:
+        waiting = batches(enumerate(reader.timed()), self.live_batch_size if live else self.batch_size)
+        # Frames of a camera would be shown late if they waited for a worker.
+        results = (work(batch) for batch in waiting) if live else in_order(work, waiting, workers, threads)
+        bar = tqdm(total=reader.expected, unit="frame", dynamic_ncols=True, disable=self.no_bar)
+        with closing(results), bar:
+            for batch in results:
+                for index, time, frame, detections in batch:
+                    if self.on_result:
+                        self.on_result(detections, file=name, frame=index, time=round(time, 6))
+                    summary.add(detections)
+                    if writer:
+                        writer.write(frame, time)
+                    if self.display:
+                        self.display.show(frame)
+                bar.update(len(batch))
+                if self.stopped:
                     break
-    if not summary.images:
-        raise InputError(f"{paths[0].parent}: none of its {count(len(paths), 'image')} can be read")
-    return summary
+        summary.seconds.update(decode=reader.seconds, encode=writer.seconds if writer else 0.0)
+        return summary
 
+    @report_out_of_memory(_LESS_MEMORY)
+    def images(self, paths, targets=None):
+        """Detect in image files, and write each to its target.
 
-def _detect_and_draw(detector, images, labels, summary):
-    """Run the detector on images, draw the results in place, and return the Detections, filtered to `labels`."""
-    if not images:
-        return []
-    with summary.timing("network"):
-        found = detector(list(images))
-    with summary.timing("draw"):
-        found = found if labels is None else [detections.of_classes(labels) for detections in found]
-        for image, detections in zip(images, found, strict=True):
-            draw_detections(image, detections)
-    return found
+        An image that can't be read is left out; the Summary has the error.
+
+        Returns:
+            output.Summary.
+
+        Raises:
+            InputError: a target can't be written.
+        """
+        workers, threads = share_threads(self.detector.device)
+        stages = ("read", "network", "draw", "write") if targets else ("read", "network", "draw")
+        summary = Summary("image", dict.fromkeys(stages, workers))
+
+        def read(path):
+            with summary.timing("read"):
+                try:
+                    return read_image(path)
+                except InputError as error:
+                    return error
+
+        def work(batch):
+            images = [read(path) for path, _ in batch]
+            readable = [index for index, image in enumerate(images) if isinstance(image, np.ndarray)]
+            names = [str(batch[index][0].with_suffix("")) for index in readable]
+            found = self._detect_and_draw([images[index] for index in readable], names, summary)
+            for index in readable if targets else ():
+                with summary.timing("write"):
+                    write_image(batch[index][1], images[index])
+            found = dict(zip(readable, found, strict=True))
+            return [(path, images[index], found.get(index)) for index, (path, _) in enumerate(batch)]
+
+        waiting = batches(zip(paths, targets or paths, strict=True), self.batch_size)
+        no_bar = True if len(paths) == 1 else self.no_bar
+        bar = tqdm(total=len(paths), unit="image", dynamic_ncols=True, disable=no_bar)
+        with closing(in_order(work, waiting, workers, threads)) as results, bar:
+            for path, image, detections in chain.from_iterable(results):
+                bar.update()
+                if detections is None:
+                    summary.errors.append(image)
+                    continue
+                if self.on_result:
+                    self.on_result(detections, file=str(path))
+                summary.add(detections)
+                if self.display:
+                    self.display.show(image, wait=True)
+                if self.stopped:
+                    break
+        return summary
+
+    def _detect_and_draw(self, images, names, summary):
+        """Run the detector on images, crop, draw the results in place, and return the Detections of `labels`."""
+        if not images:
+            return []
+        with summary.timing("network"):
+            found = self.detector(images)
+        with summary.timing("draw"):
+            if self.labels is not None:
+                found = [detections.of_classes(self.labels) for detections in found]
+            for image, name, detections in zip(images, names, found, strict=True):
+                if self.crops:
+                    self.crops.write(image, detections, name)
+                if self.draw:
+                    self.draw(image, detections)
+        return found

@@ -19,10 +19,10 @@ import imageio_ffmpeg
 import numpy as np
 
 from inference.ffmpeg import READ_ONLY_FILES, probe, reason, run, stream_ends, url
+from inference.inputs import CONTAINERS
 from utils.errors import InputError
 from utils.files import whole_file
 
-CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")  # that hold H.264
 # Sound codecs that a container holds and players know; any other becomes AAC. Matroska holds all.
 _COPIED_SOUND = {".mp4": {"aac", "mp3", "ac3", "opus", "flac"}, ".mov": {"aac", "mp3", "ac3", "alac"}}
 _QUEUE_BYTES = 96 * 2**20

@@ -25,9 +25,9 @@ def video(tmp_path_factory):
 
 @pytest.fixture
 def full(tmp_path, start):
-    """(script, flags, room, kind, words) -> what is left of disk/: run a script that must end in one line with the words.
+    """(script, flags, room, kind, words) -> what is left of disk/, which (or each file) holds at most `room` bytes.
 
-    A file, or the disk at disk/, holds only `room` bytes.
+    The script must end in one line with the words.
     """
 
     def full(script, flags, room, kind, words):

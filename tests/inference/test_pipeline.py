@@ -1,6 +1,5 @@
 """Frames and images in several threads: in order, few at a time, with the results of the Detector called one by one."""
 
-import json
 import re
 import threading
 import time
@@ -17,8 +16,7 @@ from media import X264, ffmpeg
 
 from inference import Detector
 from inference.drawing import draw_detections
-from inference.output import json_lines
-from inference.pipeline import SLACK, detect_images, detect_video, in_order, share_threads
+from inference.pipeline import SLACK, Pipeline, in_order, share_threads
 from inference.video import VideoReader
 from utils.errors import InputError
 from utils.images import read_image, write_image
@@ -91,14 +89,14 @@ def clip(tmp_path_factory):
 
 @pytest.fixture
 def run(detector, clip):
-    """Run detect_video on the clip: its Summary, and [(frame, time, Detections, what stands in the line)]."""
+    """Run a Pipeline on the clip: its Summary, and [(frame, time, Detections, what stands in the line)]."""
 
     def run(reader=None, stop=(), **settings):
         written, lines = [], []
         writer = SimpleNamespace(write=lambda frame, time: written.append((frame, time)), seconds=0.5)
-        settings["write_line"] = lambda detections, **where: lines.append((detections, where))
+        settings["on_result"] = lambda detections, **where: lines.append((detections, where))
         with VideoReader(clip) as video:
-            summary = detect_video(detector, reader or video, writer, stop, **settings)
+            summary = Pipeline(detector, stop=stop, **settings).video(reader or video, writer, "clip")
         return summary, [(*one, *other) for one, other in zip(written, lines, strict=True)]
 
     return run
@@ -117,7 +115,7 @@ def test_a_video_gives_what_its_frames_give(run, detector, clip, batch_size, lab
             np.testing.assert_allclose(found.boxes, alone.boxes, atol=0.05)
             draw_detections(image, found)
             np.testing.assert_array_equal(frame, image)
-            assert (seconds, where) == (index / 25, {"frame": index, "time": index / 25})
+            assert (seconds, where) == (index / 25, {"file": "clip", "frame": index, "time": index / 25})
             names += found.names
     assert set(names) == {"person"} if labels else set(names) >= {"cat", "person"}
     assert (summary.images, summary.objects) == (7, {name: names.count(name) for name in names})
@@ -158,33 +156,29 @@ def test_running_out_of_memory_is_an_input_error(run, detector, tmp_path, monkey
     for place in ("pipeline.read_image", "pipeline.draw_detections", "detector.Detector.outputs"):
         with monkeypatch.context() as patch, pytest.raises(InputError, match="out of memory.*; lower --batch_size"):
             patch.setattr(f"inference.{place}", fail)
-            run() if "draw" in place else detect_images(detector, [tmp_path / "a.png"], [tmp_path / "b.png"])
+            draw = fail if "draw" in place else None
+            Pipeline(detector, draw=draw).images([tmp_path / "a.png"], [tmp_path / "b.png"])
     assert not (tmp_path / "b.png").exists()
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_a_folder_gives_what_its_images_give_without_a_damaged_one(tmp_path, detector, capsys, batch_size):
+def test_a_folder_gives_what_its_images_give_without_a_damaged_one(tmp_path, detector, batch_size):
     paths = sorted((make_clip_images(tmp_path / "voc") / "JPEGImages").iterdir())
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(paths[0].read_bytes()[:200])
     tasks = {path: tmp_path / "out" / f"{path.stem}.png" for path in [*paths[:2], bad, *paths[2:]]}
-    with json_lines(tmp_path / "found.jsonl") as write_line:
-        summary = detect_images(detector, [*tasks], [*tasks.values()], batch_size=batch_size, write_line=write_line)
+    results = []
+    pipeline = Pipeline(detector, batch_size=batch_size, on_result=lambda found, file: results.append((file, found)))
+    bad.with_name("out").mkdir()
+    summary = pipeline.images([*tasks], [*tasks.values()])
     assert str(summary).startswith("8 images in ")
-    (note,) = capsys.readouterr().err.splitlines()
-    assert note.startswith(f"note: left out: {bad}: not a readable image (")
-    lines = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
-    for index, (path, line) in enumerate(zip(paths, lines, strict=True)):
+    (error,) = summary.errors
+    assert str(error).startswith(f"{bad}: not a readable image (")
+    for path, (file, found) in zip(paths, results, strict=True):
         image = read_image(path)
-        (found,) = detector([image])
-        detections = [
-            {"label": name, "score": pytest.approx(score, abs=2e-4), "box": pytest.approx(box, abs=0.11)}
-            for name, score, box in zip(found.names, found.scores, found.boxes, strict=True)
-        ]
-        assert line == {"frame": index, "time": None, "file": str(path), "detections": detections}
-        draw_detections(image, found)
+        (alone,) = detector([image])
+        assert (file, found.names) == (str(path), alone.names)
+        np.testing.assert_allclose(found.boxes, alone.boxes, atol=0.11)
+        draw_detections(image, alone)
         assert (read_image(tasks[path]) != image).any(axis=-1).mean() < 0.01  # a box may be a pixel off
     assert not tasks[bad].exists()
-    for number, words in ((2, "none of its 2 images can be read"), (1, r"bad\.jpg: not a readable image")):
-        with pytest.raises(InputError, match=words):
-            detect_images(detector, [bad] * number, [tasks[bad]] * number)

@@ -1,0 +1,249 @@
+"""What a command line names: files, folders, globs, cameras, addresses and stdin; and where each result is written."""
+
+import glob
+import json
+import os
+import re
+import shutil
+import sys
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import unquote, urlsplit
+
+import platformdirs
+from PIL import Image
+
+from utils.download import Remote, fetch
+from utils.errors import InputError
+from utils.images import IMAGE_SUFFIXES, is_image
+
+CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")  # that hold H.264; videos are written as these
+MARK = "_detections"
+_VIDEO_SUFFIXES = (*CONTAINERS, ".avi", ".webm", ".wmv", ".flv", ".mpg", ".mpeg", ".ts", ".gif", ".3gp", ".mts")
+# Formats that a file without an image's suffix may have (Pillow's names); all of them can be read.
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "GIF", "AVIF")
+
+
+@dataclass(frozen=True)
+class Input:
+    """One image, video, or live source.
+
+    Attributes:
+        kind: "image", "video" or "live" (a camera or a network stream).
+        source: Path of a file, number of a camera, or address of a stream.
+        name: as it is called in results and messages.
+        folder: the input folder that it was found in, if any.
+        target: Path of its result; None until `with_targets`.
+    """
+
+    kind: str
+    source: Path | int | str
+    name: str
+    folder: Path | None = None
+    target: Path | None = None
+
+
+@contextmanager
+def open_inputs(names, recursive=False):
+    """Find what the names stand for. Files of the web and stdin are copied to a temporary folder for as long.
+
+    Args:
+        names: files, folders of images, globs, numbers of cameras, http(s) and rtsp addresses, "-" for stdin.
+        recursive: also search the subfolders of folders; "**" in a glob does so anyway.
+
+    Yields:
+        (list of Input, list of InputError): the errors are about names that stand for nothing.
+    """
+    inputs, errors = [], []
+    with TemporaryDirectory() as temporary:
+        for number, name in enumerate(names):
+            try:
+                inputs += _find(name, recursive, Path(temporary) / str(number))
+            except InputError as error:
+                errors.append(error)
+        yield inputs, errors
+
+
+def _find(name, recursive, temporary):
+    """Return the Inputs of one name. Raises InputError if there are none."""
+    if not name:
+        raise InputError("INPUT is empty; name a video, an image, a folder or the number of a camera")
+    path = Path(name)
+    if name == "-":
+        return [_from_stdin(temporary)]
+    if "://" in name:
+        return [_from_web(name, temporary)]
+    if os.path.lexists(name):
+        return list_folder(path, recursive) if path.is_dir() else [_file(path)]
+    if name.isdecimal():
+        return [Input("live", int(name), f"camera {name}")]
+    if glob.has_magic(name):
+        found = [Path(match) for match in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207 (Path.glob takes no absolute patterns)
+        found = [path for path in found if path.is_file() and not path.stem.endswith(MARK)]
+        if not found:
+            raise InputError(f"{name}: no file matches; check the pattern")
+        return [_file(path) for path in found]
+    raise InputError(f"{name}: no such file or folder; check the name")
+
+
+def _file(path, name=None):
+    return Input("image" if is_still_image(path) else "video", path, name or str(path))
+
+
+def _from_stdin(temporary):
+    """Copy stdin to a file: most video formats can't be read without seeking."""
+    if sys.stdin.isatty():
+        raise InputError("-: nothing is piped into stdin; name a file, or pipe one in")
+    temporary.mkdir()
+    path = temporary / "stdin"
+    try:
+        with path.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+    except OSError as error:
+        raise InputError(f"-: stdin can't be copied to {temporary} ({error.strerror})") from error
+    return _file(path, "stdin")
+
+
+def _from_web(address, temporary):
+    """Download a file; an address that is not one of a file is a stream."""
+    parts = urlsplit(address)
+    name = Path(unquote(parts.path)).name
+    suffix = Path(name).suffix.lower()
+    if parts.scheme not in ("http", "https") or suffix not in (*_VIDEO_SUFFIXES, *IMAGE_SUFFIXES):
+        return Input("live", address, address)
+    path = fetch(Remote(re.sub(r"[^\w.-]", "_", name), address), temporary)
+    return _file(path, address)
+
+
+def list_folder(folder, recursive=False):
+    """List the images of a folder, and with `recursive` the images and videos of it and its subfolders.
+
+    A file without an image suffix (.gif, .avif, none) is an image if its content says so. Hidden files, results of
+    earlier runs and files of other kinds are left out.
+
+    Returns:
+        Inputs, sorted by path.
+
+    Raises:
+        InputError: there is none.
+    """
+    paths = folder.rglob("*") if recursive else folder.iterdir()
+    paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    files = sorted(path for path in paths if path.is_file() and not path.stem.endswith(MARK))
+    found = [Input("image", path, str(path), folder) for path in files if is_image(path) or _holds_image(path)]
+    if recursive:
+        images = {image.source for image in found}
+        videos = [path for path in files if path not in images and path.suffix.lower() in _VIDEO_SUFFIXES]
+        found += [Input("video", path, str(path), folder) for path in videos]
+        found.sort(key=lambda one: one.source)
+    if not found:
+        raise InputError(f"{folder}: no image in this folder (found {len(files)} other files)")
+    return found
+
+
+def _holds_image(path):
+    """Return whether the content of a file is that of an image, whatever its name."""
+    try:
+        with Image.open(path, formats=_FORMATS):
+            return True
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+
+
+def is_still_image(path):
+    """Return whether a file is to be read as an image and not as a video, which a GIF is."""
+    return is_image(path) or (path.is_file() and path.suffix.lower() != ".gif" and _holds_image(path))
+
+
+def with_targets(inputs, output=None):
+    """Give each input the path of its result.
+
+    The result of a single video is `output`, or output.mp4; that of a single image is `output`, or
+    NAME_detections.SUFFIX beside it. Otherwise `output` is a folder for the results; without it each result is beside
+    its input, those of live sources, the web and stdin in the current folder.
+
+    Raises:
+        InputError: `output` doesn't fit.
+    """
+    alone = len(inputs) == 1 and inputs[0].folder is None
+    into = Path(output) if output is not None else None
+    if alone and not (into and into.is_dir()):
+        (one,) = inputs
+        if into is None:
+            into = Path("output.mp4") if one.kind != "image" else _beside(one)
+        suffixes = IMAGE_SUFFIXES if one.kind == "image" else CONTAINERS
+        if into.suffix.lower() not in suffixes:
+            kind = "an image" if one.kind == "image" else "a video"
+            raise InputError(f"--output {into}: {kind} is written as {', '.join(suffixes)}; choose such a name")
+        return [replace(one, target=into)]
+    if into is None:
+        return [replace(one, target=_beside(one)) for one in inputs]
+    if into.is_file():
+        raise InputError(f"--output {output}: this is a file; name a folder, since each input has its own result")
+    taken, done = set(), []
+    for one in inputs:
+        below = one.source.relative_to(one.folder).parent if one.folder else Path()
+        target = into / below / _result_name(one, "")
+        number = 2
+        while target in taken:
+            target = target.with_stem(f"{target.stem}_{number}")
+            number += 1
+        taken.add(target)
+        done.append(replace(one, target=target))
+    return done
+
+
+def _beside(one):
+    """Return the path of an input's result beside it."""
+    is_own = isinstance(one.source, Path) and str(one.source) == one.name
+    return (one.source.parent if is_own else Path()) / _result_name(one, MARK)
+
+
+def _result_name(one, mark):
+    """Results have a suffix that can be written; a.gif becomes a.gif.jpg, since there may be an a.jpg."""
+    suffixes, default = (IMAGE_SUFFIXES, ".jpg") if one.kind == "image" else (CONTAINERS, ".mp4")
+    path = one.source if isinstance(one.source, Path) else Path(re.sub(r"[^\w.-]+", "_", one.name))
+    if path.suffix.lower() in suffixes:
+        return f"{path.stem}{mark}{path.suffix}"
+    return f"{path.name}{mark}{default}"
+
+
+def make_folders(inputs):
+    """Make the folders for the results of several inputs. Raises InputError if that fails."""
+    for folder in {one.target.parent for one in inputs}:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{folder}: can't be made a folder ({error.strerror})") from error
+
+
+class Written:
+    """The files that this program has written, so that it overwrites those alone.
+
+    They are kept in the user's cache folder with size and time: a file that was changed since is not in it. Without a
+    cache folder nothing is.
+    """
+
+    def __init__(self):
+        cache = os.environ.get("SSD_CACHE") or platformdirs.user_cache_dir("ssd-pytorch")
+        self._path = Path(cache) / "written.jsonl"
+        self._lines = set()
+        with suppress(OSError, ValueError):
+            self._lines.update(self._path.read_text(encoding="utf-8").splitlines())
+
+    def __contains__(self, path):
+        return _identity(path) in self._lines
+
+    def add(self, paths):
+        """Remember files."""
+        with suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.writelines(_identity(path) + "\n" for path in paths)
+
+
+def _identity(path):
+    info = Path(path).stat()
+    return json.dumps([os.path.realpath(path), info.st_size, info.st_mtime_ns])
