@@ -172,7 +172,7 @@ def signal_within(owner, name, call, number):
 
 
 def die_while_writing(suffix, moment):
-    """From now on, this process kills itself "before the sync" of a file, its rename, after it or "within its bytes"."""
+    """From now on, this process kills itself "before the sync" or rename of a file, after it or "within its bytes"."""
     reached = ""
 
     def watch(event, arguments):

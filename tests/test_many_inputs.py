@@ -1,0 +1,196 @@
+"""Object_Detection.py with several inputs at once, from everywhere, and with every kind of results."""
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clip_images import CLIP
+from media import FFMPEG, X264, decode, ffmpeg
+from tiny import DOG_BOX, DOG_SCORE, make_checkpoint
+
+import Object_Detection
+from utils.errors import exit_on_input_error
+from utils.images import read_image, write_image
+
+SCRIPT = Path(Object_Detection.__file__)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """v.mp4 of three frames, 000139.png, and tiny.pth, which finds a dog in each image."""
+    folder = tmp_path_factory.mktemp("files")
+    ffmpeg("-i", CLIP, "-frames:v", 3, "-vf", "scale=160:90", *X264, folder / "v.mp4")
+    write_image(folder / "000139.png", np.full((30, 40, 3), 90, np.uint8))
+    make_checkpoint(folder / "tiny.pth", threshold=0.8)
+    return folder
+
+
+@pytest.fixture
+def run(files, tmp_path, monkeypatch, capsys):
+    """Run the script in a copy of the files, in this process: (exit code, stdout, stderr)."""
+    shutil.copytree(files, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("SSD_CACHE", str(tmp_path / "cache"))
+
+    def run(*arguments):
+        flags = ["--device", "cpu", "--trained_model", "tiny.pth", *map(str, arguments)]
+        try:
+            with exit_on_input_error():
+                Object_Detection.main(Object_Detection.get_args_parser().parse_args(flags))
+        except SystemExit as error:
+            return error.code, *capsys.readouterr()
+        return 0, *capsys.readouterr()
+
+    return run
+
+
+def copies(source, *targets):
+    for target in map(Path, targets):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, target)
+
+
+def names(folder="."):
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+def test_thirty_inputs_of_which_two_fail(run):
+    copies("v.mp4", "a.mp4", "b/v.mp4")
+    copies("000139.png", *(f"photos/{n}.png" for n in range(24)), "more/1.png")
+    Path("broken.jpg").write_bytes(b"\xff\xd8 no image")
+    inputs = ["v.mp4", "photos/*.png", "missing.mp4", "a.mp4", "broken.jpg", "b/v.mp4", "more"]
+    code, out, err = run(*inputs, "--output", "out", "--json", "found.jsonl")
+    assert code == 1
+    assert [line[:19] for line in err.splitlines()] == ["error: missing.mp4:", "error: broken.jpg: "]
+    expected = ["1_2.png", *(f"{n}.png" for n in range(24)), "a.mp4", "v.mp4", "v_2.mp4"]
+    assert names("out") == sorted(expected)
+    lines = [json.loads(line) for line in Path("found.jsonl").read_text().splitlines()]
+    files = ["v.mp4"] * 3 + [f"photos/{n}.png" for n in sorted(range(24), key=str)]
+    assert [line["file"] for line in lines] == [*files, *["a.mp4"] * 3, *["b/v.mp4"] * 3, "more/1.png"]
+    assert "24 images; dog 24\n" in out
+    assert out.endswith("output: out, found.jsonl\n")
+
+
+def test_results_lie_beside_their_inputs_and_only_those_are_overwritten(run):
+    copies("v.mp4", "b/w.avi")
+    inputs = ["v.mp4", "b/w.avi", "000139.png"]
+    for _ in range(2):
+        assert run(*inputs)[0] == 0
+        assert run("v.mp4", "--json", "found.jsonl")[0] == 0
+    assert {"v_detections.mp4", "000139_detections.png", "output.mp4", "found.jsonl"} < set(names())
+    assert names("b") == ["w.avi", "w.avi_detections.mp4"]
+    Path("output.mp4").write_bytes(b"mine")
+    code, _, err = run("v.mp4")
+    assert (code, err.startswith("error: output.mp4: exists, and this program didn't write it")) == (2, True)
+    assert Path("output.mp4").read_bytes() == b"mine"
+    assert run("v.mp4", "--overwrite")[0] == 0
+    assert len(decode("output.mp4", (160, 90))) == 3
+
+
+def test_recursive_keeps_the_folders(run):
+    copies("000139.png", "in/a.png", "in/sub/a.png", "in/.hidden/a.png")
+    copies("v.mp4", "in/sub/deep/v.mp4")
+    (Path("in") / "notes.txt").write_text("no image")
+    code, out, _ = run("in", "--recursive", "--output", "out")
+    assert code == 0
+    found = {str(path.relative_to("out")) for path in Path("out").rglob("*") if path.is_file()}
+    assert found == {"a.png", "sub/a.png", "sub/deep/v.mp4"}
+    assert "2 images" not in run("in", "--output", "flat")[1]  # without the flag, the folder alone
+
+
+def test_csv_coco_and_crops(run):
+    copies("000139.png", "p/000139.png", "p/name.png")
+    code, _, _ = run("p", *["--csv", "a.csv", "--coco", "a.json", "--crops", "crops", "--no_video"])
+    assert (code, names("p")) == (0, ["000139.png", "name.png"])
+    x1, y1, x2, y2 = box = np.multiply(DOG_BOX, [40, 30] * 2)
+    header, *rows = csv.reader(io.StringIO(Path("a.csv").read_text()))
+    assert header == ["file", "frame", "time", "label", "score", "x1", "y1", "x2", "y2"]
+    assert [row[:4] for row in rows] == [["p/000139.png", "0", "", "dog"], ["p/name.png", "1", "", "dog"]]
+    np.testing.assert_allclose([float(value) for value in rows[0][5:]], box, atol=0.3)
+    first, second = json.loads(Path("a.json").read_text())
+    assert (first["image_id"], second["image_id"], first["category_id"]) == (139, "name", 18)
+    assert first["bbox"] == pytest.approx([x1, y1, x2 - x1, y2 - y1], abs=0.5)
+    assert first["score"] == pytest.approx(DOG_SCORE, abs=0.01)
+    assert names("crops") == [".crops", "dog"]
+    assert names("crops/dog") == ["p_000139_0.jpg", "p_name_0.jpg"]
+    assert read_image("crops/dog/p_name_0.jpg").shape == (round(y2) - round(y1), round(x2) - round(x1), 3)
+    assert run("v.mp4", "--crops", "crops", "--no_video")[0] == 0  # once more into the same folder
+    assert "v_000002_0.jpg" in names("crops/dog")
+
+
+def test_drawing_flags_and_quiet(run):
+    sizes = {}
+    for flags in ("--line_width 1", "--line_width 6", "--hide_labels", "--hide_scores"):
+        code, out, _ = run("000139.png", "--quiet", *flags.split())
+        assert (code, out) == (0, "")
+        sizes[flags] = (read_image("000139_detections.png") != 90).any(axis=-1).sum()
+    assert sizes["--line_width 1"] < sizes["--line_width 6"]
+    assert sizes["--hide_labels"] < sizes["--hide_scores"]
+
+
+@pytest.fixture
+def address(run):
+    """Address of a server of the current folder."""
+    handler = partial(SimpleHTTPRequestHandler, directory=".")
+    handler.func.log_message = lambda *_: None
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_files_of_the_web(run, address):
+    code, out, err = run(f"{address}/v.mp4?key=1", f"{address}/000139.png", f"{address}/no.jpg", "--json", "a.jsonl")
+    assert code == 1
+    assert [bool(re.match(r"error: no\.jpg: can't be downloaded \(.*404", line)) for line in err.splitlines()[-1:]] == [
+        True
+    ]
+    assert {"v_detections.mp4", "000139_detections.png"} < set(names())
+    files = [json.loads(line)["file"] for line in Path("a.jsonl").read_text().splitlines()]
+    assert files == [f"{address}/v.mp4?key=1"] * 3 + [f"{address}/000139.png"]
+
+
+def test_stdin(run):
+    for name, result in (("v.mp4", "output.mp4"), ("000139.png", "stdin_detections.jpg")):
+        with Path(name).open("rb") as file:
+            flags = ["--device", "cpu", "--trained_model", "tiny.pth"]
+            done = subprocess.run([sys.executable, SCRIPT, "-", *flags], stdin=file, capture_output=True, check=True)
+        assert f"output: {result}" in done.stdout.decode()
+        assert Path(result).is_file()
+
+
+def test_a_stream_ends_cleanly_when_its_server_goes_away(run):
+    port = 18000 + hash(Path.cwd().parent.name) % 2000
+    url = f"http://127.0.0.1:{port}/live"
+    source = ["-re", "-stream_loop", "-1", "-i", CLIP, "-an", "-vf", "scale=160:90", *X264, "-g", "5", "-f", "mpegts"]
+    server = subprocess.Popen([FFMPEG, "-v", "quiet", *map(str, source), "-listen", "1", url])
+    threading.Timer(8, server.kill).start()
+    code, out, err = run(url, "--json", "a.jsonl")
+    server.wait()
+    lines = Path("a.jsonl").read_text().splitlines()
+    assert (code, json.loads(lines[0])["file"]) == (0, url)
+    assert f"{url} gives no more frames after {len(lines)} frames" in err
+    assert len(decode("output.mp4", (160, 90))) >= len(lines) > 5
+
+
+def test_two_processes_share_the_images_of_a_folder(run):
+    copies("000139.png", *(f"p/{n}.png" for n in range(50)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", SCRIPT, "p"]
+    flags = ["--output", "out", "--json", "a.jsonl", "--device", "cpu", "--trained_model", "tiny.pth"]
+    done = subprocess.run([*command, *flags], capture_output=True, text=True, check=True)
+    assert done.stdout.count("network: ") == 1
+    assert names("out") == names("p")
+    lines = [json.loads(line) for line in Path("a.jsonl").read_text().splitlines()]
+    assert [(line["file"], line["frame"]) for line in lines] == [
+        (f"p/{n}.png", index) for index, n in enumerate(sorted(range(50), key=str))
+    ]
