@@ -228,7 +228,7 @@ def read_split(root, year, split):
     """
     folder = Path(root) / f"VOC{year}" if year else Path(root)
     path = folder / "ImageSets" / "Main" / f"{split}.txt"
-    remedy = "data/scripts/ has a download script for each VOC year, or name the folder with --dataset_root"
+    remedy = "download it with data/scripts/download.py, or name the folder with --dataset_root"
     return [(str(folder), name) for name in read_image_list(path, remedy)]
 
 

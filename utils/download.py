@@ -2,10 +2,8 @@
 
 import os
 import shutil
-import socket
 import sys
 import tarfile
-import threading
 import time
 import zipfile
 from contextlib import contextmanager, suppress
@@ -98,13 +96,10 @@ def _fetch_verified(remote, part):
         if not resumed:
             raise requests.RequestException(f"the server sent another file: {problem}")
         _fetch_verified(remote, part)  # what an earlier run left may be damaged, or part of another version
-    if not remote.checksum:
-        print(f"{remote.name}: no checksum is published; its sha256 is {file_hash(part)}", file=sys.stderr)
 
 
 def _transfer(remote, part):
     """Append to `part` until the file is complete, over as many connections as it takes."""
-    _check_reachable(remote.address)
     busy = Retry(TRIES, connect=0, read=0, other=0, status_forcelist=BUSY, backoff_factor=BACKOFF)
     busy.respect_retry_after_header = False  # it may name hours
     timeout = (CONNECT_SECONDS, SILENCE_SECONDS)
@@ -119,31 +114,10 @@ def _transfer(remote, part):
                 with session.get(remote.address, headers=headers, stream=True, timeout=timeout) as response:
                     _append(response, remote, part, offset)
                     break
-            except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):  # it broke
-                if not tries_left:
+            except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:  # it broke
+                if not tries_left or (isinstance(error, requests.ConnectTimeout) and not part.exists()):
                     raise
                 time.sleep(BACKOFF)
-
-
-def _check_reachable(address):
-    """Raise RequestException if the server (or the proxy to it) doesn't accept a connection within CONNECT_SECONDS.
-
-    requests can't limit the lookup of a host's name, and its limit applies to each address of the host separately.
-    """
-    proxy = requests.utils.select_proxy(address, requests.utils.get_environ_proxies(address))
-    server = parse_url(proxy or address)
-    place = server.host, server.port or {"https": 443}.get(server.scheme, 80)
-    reached = threading.Event()
-
-    def connect():
-        with suppress(OSError, UnicodeError), socket.create_connection(place, CONNECT_SECONDS):
-            reached.set()
-
-    thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(CONNECT_SECONDS)
-    if not reached.is_set():
-        raise requests.RequestException(f"no connection to {server.host}")
 
 
 def _append(response, remote, part, offset):

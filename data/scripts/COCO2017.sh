@@ -1,6 +1,6 @@
 #!/bin/sh
-# sh data/scripts/COCO2017.sh [FOLDER]: see download_coco.py, which also runs where there is no sh.
+# sh data/scripts/COCO2017.sh [FOLDER]: the lineage's name for data/scripts/download.py COCO2017
 here=$(dirname "$0")
-python=$here/../../.venv/bin/python # the README's environment, where it was made
+python=$here/../../.venv/bin/python
 [ -x "$python" ] || python=$(command -v python || command -v python3)
-exec "$python" "$here/download_coco.py" --year 2017 "$@"
+exec "$python" "$here/download.py" COCO2017 ${1:+--folder "$1"}

@@ -1,6 +1,6 @@
 #!/bin/sh
-# sh data/scripts/VOC2012.sh [FOLDER]: see download_voc2012.py, which also runs where there is no sh.
+# sh data/scripts/VOC2012.sh [FOLDER]: the lineage's name for data/scripts/download.py VOC2012
 here=$(dirname "$0")
-python=$here/../../.venv/bin/python # the README's environment, where it was made
+python=$here/../../.venv/bin/python
 [ -x "$python" ] || python=$(command -v python || command -v python3)
-exec "$python" "$here/download_voc2012.py" "$@"
+exec "$python" "$here/download.py" VOC2012 ${1:+--folder "$1"}

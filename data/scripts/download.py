@@ -1,11 +1,21 @@
-"""The archives of VOC and COCO, and what the download scripts share."""
+"""Download VOC and COCO.
 
+    python data/scripts/download.py VOC2007 VOC2012              # 2.9 GB, to ~/data/VOCdevkit
+    python data/scripts/download.py COCO2017 --folder /disk      # 20 GB; train.py --dataset_root /disk/coco
+
+Run it again to resume. The splits of COCO2017 have the images of 2014's trainval35k and minival.
+"""
+
+import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees only its own folder
+
 from utils.download import Remote, fetch, only_one, unpack
-from utils.errors import InputError
+from utils.errors import InputError, exit_on_input_error
+from utils.flags import Parser
 
 _VOC = "https://thor.robots.ox.ac.uk/pascal/VOC"
 _COCO = "http://images.cocodataset.org"
@@ -101,3 +111,22 @@ ARCHIVES = {
         _coco_images("train2017", 19336861798, "cced6f7f71b7629ddf16f17bbcfab6b2", 118287),
     ],
 }
+
+
+def get_args_parser():
+    parser = Parser(__doc__)
+    parser.add_argument("data_set", nargs="+", choices=ARCHIVES, metavar="DATA_SET", help=", ".join(ARCHIVES))
+    parser.add_argument("--folder", default="~/data", help="for VOCdevkit and coco")
+    parser.add_argument("--keep_archives", action="store_true", help="keep the archives after unpacking")
+    return parser
+
+
+def main(args):
+    for data_set in args.data_set:
+        download(data_set, args.folder, args.keep_archives)
+
+
+if __name__ == "__main__":
+    arguments = get_args_parser().parse_args()
+    with exit_on_input_error():
+        main(arguments)
