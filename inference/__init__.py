@@ -1,5 +1,7 @@
 """Images and video frames in, detections out."""
 
+import utils  # noqa: F401 (before OpenCV)
+
 __all__ = ["Detections", "Detector"]
 
 

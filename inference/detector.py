@@ -245,7 +245,7 @@ def _choose(engine, device, precision, calibration, compile):
         InputError: the device does not exist, the engine does not support an argument, or a package is missing.
     """
     if engine not in ENGINES:
-        raise InputError(f"--engine {engine}: unknown; use {' or '.join(ENGINES)}")
+        raise InputError(f"--engine {engine}: unknown; use auto, torch or openvino")
     if calibration is not None and (engine, precision) != ("openvino", "int8"):
         raise InputError(f"--calibration {calibration}: only used with --engine openvino --precision int8")
     if engine == "torch":

@@ -139,7 +139,7 @@ def _disagreement(path, images, heads, detect, half):
             (rows,) = found
         else:
             for name, one, other in zip(("loc", "conf", "priors"), found, expected, strict=True):
-                error = float((one - other).abs().max() / other.abs().max())
+                error = float((one - other).abs().max() / other.abs().max().clamp(min=1e-6))
                 if not error <= tolerance:  # NaN is not
                     return f"{name} differs by {error:.1e} of its magnitude"
             rows = _detect(detect, found)

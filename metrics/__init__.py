@@ -1,0 +1,3 @@
+"""Scores and reports."""
+
+import utils  # noqa: F401 (before OpenCV)

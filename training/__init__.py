@@ -1,1 +1,3 @@
 """Training: the pieces of train.py's loop."""
+
+import utils  # noqa: F401 (before OpenCV)

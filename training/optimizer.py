@@ -65,6 +65,8 @@ def load_moments(optimizer, stored):
         for name, value in moments.items():
             if name == "step":  # a scalar; fused optimizers keep it on the device
                 step = torch.as_tensor(float(value), dtype=torch.float32)
+                if not 0 <= step < 2**53:
+                    raise ValueError(f"{value!r:.60} is not a number of steps")
                 own[name] = step.to(parameter.device) if optimizer.defaults["fused"] else step
             elif value is None and name == "momentum_buffer":  # SGD without momentum
                 own[name] = None

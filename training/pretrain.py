@@ -19,7 +19,7 @@ from weights.checkpoint import read_file, save_file
 
 from .optimizer import learning_rate, load_moments, set_learning_rate
 from .samples import Shuffle, set_up_worker
-from .state import DAMAGED
+from .state import DAMAGED, as_count
 
 BATCH_SIZE = 64
 BACKGROUND_SHARE = 0.1
@@ -156,6 +156,6 @@ def _load_state(path, model, optimizer):
     try:
         model.load_state_dict(state["model"])
         load_moments(optimizer, state["optimizer"])
-        return int(state["passes"])
+        return as_count(state["passes"])
     except DAMAGED as error:
         raise InputError(f"{path}: damaged, or another network's; remove it to repeat the pre-training") from error

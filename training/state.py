@@ -85,7 +85,7 @@ def check_folder(folder, resume, run):
     if states and path.is_file():
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{path}: can't be read ({error}); remove it to resume from the newest state") from error
         check_identity(stored, run, path)
 
@@ -94,7 +94,7 @@ def check_identity(stored, run, path):
     """Raise InputError unless a stored identity agrees with the present run."""
     for name, value in run.items():
         found = stored.get(name) if isinstance(stored, dict) else None
-        if found != value:
+        if type(found) is not type(value) or found != value:  # a tensor's comparison is a tensor
             raise InputError(
                 f"{path}: belongs to another run ({name}: found {found!r:.120}, expected {value!r:.120}); "
                 "use the flags it was started with, or another --save_folder"
@@ -163,9 +163,9 @@ def restore(path, state, trainer, run, say):
     try:
         trainer.load_state_dict(state)
         torch.set_rng_state(state["rng"])
-        if torch.cuda.is_available() and len(state["rng_cuda"]) == torch.cuda.device_count():
+        if torch.cuda.is_available() and len(state["rng_cuda"]) == torch.cuda.deviceas_count():
             torch.cuda.set_rng_state_all(state["rng_cuda"])
-        return _count(state["iteration"]), _log_state(state["log"]), float(state["best"])
+        return as_count(state["iteration"]), _log_state(state["log"]), float(state["best"])
     except DAMAGED as error:
         reason = str(error).strip().partition("\n")[0][:200]
         raise InputError(f"{path}: damaged, or the state of another network ({reason}); use another state") from error
@@ -178,7 +178,7 @@ def usable_images(state, count):
     return indices if valid else None
 
 
-def _count(value):
+def as_count(value):
     if type(value) is not int or not 0 <= value < 2**53:
         raise ValueError(f"{value!r:.60} is not a count")
     return value
@@ -190,7 +190,7 @@ def _log_state(log):
     sums = [float(value) for value in log["sums"]]
     if len(sums) != 3:
         raise ValueError("the log has three sums")
-    return {"sums": sums, "count": _count(log["count"]), "unscored": bool(log.get("unscored"))}
+    return {"sums": sums, "count": as_count(log["count"]), "unscored": bool(log.get("unscored"))}
 
 
 def list_states(folder):

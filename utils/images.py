@@ -4,16 +4,12 @@ import io
 import os
 from pathlib import Path
 
-# A decoder needs up to 12 bytes per pixel, so 2 GB suffice. OpenCV reads this variable once, when it is imported.
-MAX_PIXELS = 2**27
-_PIXELS_VARIABLE = "OPENCV_IO_MAX_IMAGE_PIXELS"
-os.environ.setdefault(_PIXELS_VARIABLE, str(MAX_PIXELS))
+import cv2
+import numpy as np
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-
-from utils.errors import InputError  # noqa: E402
-from utils.files import check_regular, whole_file  # noqa: E402
+from utils import PIXELS_VARIABLE
+from utils.errors import InputError
+from utils.files import check_regular, whole_file
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".jp2")  # read and written
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -61,8 +57,8 @@ def decode_image(data):
     except cv2.error as error:
         if "CV_IO_MAX_IMAGE" in error.err:
             raise ValueError(
-                f"it has more than {os.environ[_PIXELS_VARIABLE]} pixels; if you trust it, "
-                f"set the environment variable {_PIXELS_VARIABLE} to a higher number"
+                f"it has more than {os.environ[PIXELS_VARIABLE]} pixels; if you trust it, "
+                f"set the environment variable {PIXELS_VARIABLE} to a higher number"
             ) from error
         image = None  # damaged
     if image is None:
@@ -78,7 +74,7 @@ def _decode_with_pillow(data):
 
     try:
         with Image.open(io.BytesIO(data)) as image:
-            if image.format in ("JPEG", "PNG") or image.width * image.height > int(os.environ[_PIXELS_VARIABLE]):
+            if image.format in ("JPEG", "PNG") or image.width * image.height > int(os.environ[PIXELS_VARIABLE]):
                 return None  # OpenCV's verdict on its own formats stands
             rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except Exception:  # a damaged file makes Pillow fail in many ways

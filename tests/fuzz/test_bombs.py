@@ -26,9 +26,10 @@ from data.coco import read_coco_annotations
 from data.config import voc
 from data.voc0712 import read_annotation
 from metrics.detection_files import read_results
+from utils import MAX_PIXELS
 from utils.download import unpack
 from utils.errors import InputError
-from utils.images import MAX_PIXELS, read_image
+from utils.images import read_image
 from weights.checkpoint import CheckpointInfo, load_network, save_checkpoint
 
 ROOT = Path(__file__).parents[2]

@@ -85,12 +85,14 @@ def test_other_input_is_refused(checkpoint, tmp_path):
     for single in (image, Image.fromarray(image), "a.png", tmp_path):
         with pytest.raises(TypeError, match=r"a list of images, found \w+; use detector\(\[image\]\)"):
             detector(single)
-    for item in (None, 3, b"a.png", [[0]], torch.zeros(9, 9, 3, dtype=torch.uint8)):
-        with pytest.raises(TypeError, match=f"an array, a PIL image or a path, found {type(item).__name__}"):
+    for item in (None, 3, b"a.png", [[0]]):
+        with pytest.raises(TypeError, match=f"an array, a tensor, a PIL image or a path, found {type(item).__name__}"):
             detector([image, item])
     for array in (image[0], image[..., :2], image.astype(float), image[:0]):
         with pytest.raises(ValueError, match=r"uint8 RGB \[H, W, 3\], found"):
             detector([array])
+    with pytest.raises(ValueError, match=r"uint8 RGB \[3, H, W\], found"):
+        detector([torch.zeros(9, 9, 3, dtype=torch.uint8)])
     with pytest.raises(InputError, match=r"none\.png"):
         detector([tmp_path / "none.png"])
 
@@ -304,8 +306,8 @@ def test_description_and_attributes(checkpoint):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"engine": "tensorrt"}, "--engine tensorrt: unknown; use torch or openvino"),
-        ({"precision": "int8"}, "--precision int8.*--engine openvino"),
+        ({"engine": "tensorrt"}, "--engine tensorrt: unknown; use auto, torch or openvino"),
+        ({"precision": "int8", "engine": "torch"}, "--precision int8.*--engine openvino"),
         ({"precision": "float8"}, "--precision float8"),
         ({"calibration": "here"}, "--calibration here"),
         ({"engine": "openvino", "compile": True}, "--compile"),
