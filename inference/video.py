@@ -1,7 +1,7 @@
 """Video files: VideoReader and VideoWriter. Every frame is uint8 RGB [H, W, 3].
 
-ffmpeg does the work, through imageio-ffmpeg. It decodes to a constant frame rate and encodes to H.264, each in its own
-process, and a thread with a bounded queue keeps it busy while the network computes.
+ffmpeg (from imageio-ffmpeg) decodes to a constant frame rate and encodes to H.264, each in its own process. A thread
+with a bounded queue keeps each process busy while the network computes.
 """
 
 import logging
@@ -23,11 +23,11 @@ from inference.inputs import CONTAINERS
 from utils.errors import InputError
 from utils.files import whole_file
 
-# Sound codecs that a container holds and players know; any other becomes AAC. Matroska holds all.
+# Sound codecs that containers and players support; any other is converted to AAC. Matroska supports all.
 _COPIED_SOUND = {".mp4": {"aac", "mp3", "ac3", "opus", "flac"}, ".mov": {"aac", "mp3", "ac3", "alac"}}
 _QUEUE_BYTES = 96 * 2**20
-_THREADS = ["-threads", str(min(os.cpu_count() or 1, 8))]  # each holds frames, and more hardly help
-# Without the last two flags, swscale darkens every frame by one level on its way to RGB, though not on the way back.
+_THREADS = ["-threads", str(min(os.cpu_count() or 1, 8))]  # each holds frames in memory; more are hardly faster
+# Without the last two flags, swscale darkens every frame by one level in the conversion to RGB.
 _TO_RGB = "scale=flags=bilinear+full_chroma_int+accurate_rnd"
 _BT709 = "range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709"
 _END = object()
@@ -36,13 +36,13 @@ _END = object()
 class VideoReader:
     """Frames of a video file, upright and at a constant rate, decoded ahead in a thread.
 
-    Iterating, which is possible once, yields uint8 RGB [H, W, 3] arrays that the caller may change. A video with a
-    variable frame rate gets its nominal one: frames are repeated or dropped, and the length stays.
+    It can be iterated once, and yields uint8 RGB [H, W, 3] arrays that the caller may change. A variable frame rate is
+    converted to the nominal one: frames are repeated or dropped, and the length stays the same.
 
     Attributes:
         size: (width, height) in pixels, after rotation.
         rate: frames per second, a Fraction.
-        expected: number of frames that the file announces, None if unknown.
+        expected: number of frames according to the file's header, None if unknown.
         decoded: number of frames so far. complete: whether the end was reached.
         seconds: time spent waiting for the decoder.
         info: VideoInfo.
@@ -62,10 +62,11 @@ class VideoReader:
         self.seconds = 0.0
         filters = ["yadif=deint=interlaced"] if self.info.interlaced else []
         matrix = ":in_color_matrix=bt709" if self.info.untagged_hd else ""
-        # Not PTS-STARTPTS, which starts anew when the size changes within a video.
-        filters += [f"setpts=PTS-{self.info.start:.6f}/TB", f"{_TO_RGB}{matrix}", "format=rgb24"]
+        # Not PTS-STARTPTS, which starts again at 0 when the size changes within a video.
+        filters += [f"setpts=PTS-{self.info.start:.6f}/TB", f"{_TO_RGB}{matrix}", "format=gbrp"]
         self._raw = imageio_ffmpeg.read_frames(
             url(self.path),
+            pix_fmt="gbrp",  # planes, to which swscale converts twice as fast
             input_params=["-nostats", *READ_ONLY_FILES, *_THREADS],
             output_params=["-map", "0:V:0", "-vf", ",".join(filters), "-fps_mode", "cfr", "-r", str(self.rate)],
         )
@@ -92,7 +93,8 @@ class VideoReader:
                     self.seconds += time.perf_counter() - started
                     if data is _END:
                         break
-                    self._queue.put(np.frombuffer(bytearray(data), np.uint8).reshape(height, width, 3))
+                    green, blue, red = np.frombuffer(data, np.uint8).reshape(3, height, width)
+                    self._queue.put(cv2.merge((red, green, blue)))
         except RuntimeError:  # the decoder died within a frame
             pass
         except Exception as error:  # raised again in __iter__
@@ -117,7 +119,7 @@ class VideoReader:
 
     @property
     def missing(self):
-        """Number of frames that were announced but not decoded; 0 before the end is reached."""
+        """Number of expected frames that were not decoded; 0 before the end is reached."""
         if not self.complete or self.expected is None or self.decoded >= self.expected - 1:
             return 0
         video_end, file_end = stream_ends(self.path)
@@ -154,12 +156,12 @@ class VideoReader:
 class VideoWriter:
     """Write RGB frames as an H.264 video (BT.709, yuv420p, index in front) with the sound of `source`.
 
-    As a context manager it finishes the file at the end, also when that comes early. After an exception nothing
-    remains, and an earlier file of that name stays.
+    As a context manager it finishes the file at the end, even if that is early. After an exception, no new file
+    remains, and an earlier file of that name is kept.
 
     Args:
         path: target, with one of the suffixes CONTAINERS.
-        size: (width, height) of the frames. Odd sides grow by one pixel, which H.264 needs.
+        size: (width, height) of the frames. Odd sides are padded by one pixel, because H.264 needs even sides.
         rate: frames per second, a Fraction or a number.
         source: the VideoReader that the frames come from: its sound and pixel aspect ratio are kept.
 
@@ -212,10 +214,10 @@ class VideoWriter:
             self._stack = stack.pop_all()
 
     def write(self, frame, time=None):
-        """Write a frame, uint8 RGB [H, W, 3], which must not be changed afterwards.
+        """Write a frame, uint8 RGB [H, W, 3], else ValueError. The array must not be changed afterwards.
 
-        time: seconds from the first frame. Without it, frames follow each other at the constant rate; with it, the
-        frame before is repeated for as long as it was shown.
+        time: seconds from the first frame. Without it, the frames have a constant rate. With it, the previous frame is
+        repeated until then.
         """
         if frame.shape != (self.size[1], self.size[0], 3) or frame.dtype != np.uint8:
             raise ValueError(f"frame is {frame.dtype} {list(frame.shape)}, expected uint8 RGB of {self.size}")
@@ -293,7 +295,7 @@ class VideoWriter:
 
 
 def _queue_length(size):
-    """Number of frames of a size that may wait."""
+    """Return the maximum number of queued frames of a size (width, height)."""
     return int(min(max(_QUEUE_BYTES // (size[0] * size[1] * 3), 2), 16))
 
 
