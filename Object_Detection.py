@@ -32,7 +32,7 @@ def get_args_parser():
     add = parser.add_argument_group("input and output").add_argument
     help_text = "video, image, folder of images, glob, number of a camera, address of a file or stream, - for stdin"
     add("input", nargs="*", metavar="INPUT", help=help_text)
-    add("--recursive", action="store_true", help="also search the subfolders of folders, for videos, too")
+    add("--recursive", action="store_true", help="also search subfolders, and find videos, too")
     help_text = "file to write; for a folder or several inputs a folder (default: output.mp4, and beside each input)"
     add("--output", help=help_text)
     add("--overwrite", action="store_true", help="overwrite files that this program didn't write")
@@ -60,13 +60,13 @@ def get_args_parser():
 
     add = parser.add_argument_group("drawing").add_argument
     add("--line_width", type=number(int, 1), metavar="PIXELS", help="of the boxes (default: by the image's size)")
-    add("--hide_labels", action="store_true", help="draw boxes alone")
+    add("--hide_labels", action="store_true", help="draw only boxes")
     add("--hide_scores", action="store_true", help="draw class names without scores")
     return parser
 
 
 def main(args):
-    """Detect in what `args` name.
+    """Run the detector on the inputs that `args` name.
 
     Raises:
         InputError: a flag, or the only input, is invalid.
@@ -83,7 +83,7 @@ def main(args):
 
 
 def raise_together(errors):
-    """Raise the only error, or print all and raise an InputError about their number."""
+    """Raise the only error, or print all of them and raise an InputError with their number."""
     if len(errors) > 1:
         print_errors(errors)
         raise InputError(f"none of {count(len(errors), 'input')} can be read")
@@ -96,7 +96,7 @@ def print_errors(errors):
 
 
 def default_input():
-    """Return the name of the video that a run without inputs is about."""
+    """Return the video to use if no input is given. Raises InputError if there is none."""
     places = [Path("Funny_dog.mp4"), HERE / "Funny_dog.mp4", HERE / "data" / "sample.mp4"]
     found = next((path for path in places if path.is_file()), None)
     if found is None:
@@ -105,7 +105,7 @@ def default_input():
 
 
 def check_outputs(args, inputs):
-    """Raise InputError if a result would overwrite an input, another result, or a file that is not this program's."""
+    """Raise InputError if a result would overwrite an input, another result, or a file that is not our own."""
     from inference.inputs import MARK, Written
 
     targets = [] if args.no_video else [("--output", one.target) for one in inputs]
@@ -127,7 +127,7 @@ def check_outputs(args, inputs):
 
 
 def identity(path):
-    """Return what two names of the same file have in common."""
+    """Return a key that is the same for all names of a file."""
     try:
         info = Path(path).stat()
     except (OSError, ValueError):
@@ -159,7 +159,7 @@ def detect(args, inputs, errors):
     with ExitStack() as opened:
         ranks, device = opened.enter_context(join(args.device))
         stop = opened.enter_context(StopSignals())
-        out = sys.stderr if args.json == "-" else sys.stdout  # stdout is for JSON alone
+        out = sys.stderr if args.json == "-" else sys.stdout  # stdout is only for JSON
         tell = partial(say, file=out) if ranks.is_main and not args.quiet else lambda text: None
         detector = Detector(
             weights,
@@ -215,7 +215,7 @@ def detect(args, inputs, errors):
 
 
 def detect_all(pipeline, inputs, write):
-    """Detect in all inputs; images that follow each other share the threads.
+    """Run the detector on all inputs; consecutive images are processed together.
 
     Args:
         pipeline: inference.pipeline.Pipeline.
@@ -245,7 +245,7 @@ def detect_all(pipeline, inputs, write):
 
 
 def detect_alike(pipeline, group, write):
-    """Detect in several images, or in one video or live source.
+    """Run the detector on several images, or on one video or live source.
 
     Args:
         pipeline: inference.pipeline.Pipeline.
@@ -271,7 +271,7 @@ def detect_alike(pipeline, group, write):
 
 
 def find_labels(names, class_names):
-    """Return the labels (indices into `class_names`) of classes; upper and lower case are the same.
+    """Return the labels (indices into `class_names`) of classes; case is ignored.
 
     Raises:
         InputError: a class is unknown.

@@ -1,4 +1,4 @@
-"""Score a detector, or finished detection files.
+"""Score a detector, or saved detection files.
 
 On VOC2007 test:
 
@@ -54,7 +54,7 @@ def get_args_parser():
     add = parser.add_argument_group("figures and files").add_argument
     add("--rule", choices=("reference", "devkit", "both"), default="both", help="of VOC's AP")
     add("--coco_metrics", action="store_true", help="compute COCO's twelve figures for other data, too")
-    add("--save_folder", default="eval", metavar="DIR", help="for the report")
+    add("--save_folder", default="eval", metavar="DIR", help="folder for the report")
     help_text = "remove the detection files that this run wrote"
     add("--cleanup", type=boolean, nargs="?", const=True, default=False, metavar="True|False", help=help_text)
     return parser
@@ -64,7 +64,7 @@ def main(args):
     """Score as the flags say, print the figures and write the report.
 
     Returns:
-        The content of results.json; None on all ranks of a job but the first.
+        The content of results.json; None on all ranks except 0.
 
     Raises:
         InputError: data, weights, detections or flags are invalid, or a file can't be written.
@@ -103,7 +103,7 @@ def main(args):
                 engine=args.engine,
                 calibration=args.calibration,
             )
-            images.ground_truth(detector.class_names)  # raises before the work if the network knows none of the classes
+            images.ground_truth(detector.class_names)  # raises InputError now if the network has none of the classes
             ranks.say(f"network: {detector.description}")
             detections, rate = detect_images(
                 detector, images.paths, batch_size=args.batch_size, num_workers=args.num_workers, ranks=ranks

@@ -27,7 +27,7 @@ import argparse
 def get_args_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--trained_model", metavar="FILE", help="checkpoint, or the name of one to download; default the best one here")
+    add("--trained_model", metavar="FILE", help="checkpoint, or name of one to download; default the best in weights/")
     add("--output", metavar="FILE.onnx", help="default the checkpoint's name with .onnx, in the current folder")
     add("--half", action="store_true", help="float16 weights and arithmetic")
     add("--with_nms", action="store_true", help="include decoding and non-maximum suppression")

@@ -14,12 +14,12 @@ def ssd300(weights=None, phase="test", num_classes=21):
     """SSD300 (arXiv 1512.02325) in evaluation mode: an nn.Module, see ssd.SSD for its input and output.
 
     Args:
-        weights: checkpoint, or name of a published one, which is downloaded; None initializes from scratch.
+        weights: checkpoint, or name of a published one to download; None initializes from scratch.
         phase: "test" gives detections, "train" gives loc, conf and priors.
-        num_classes: with background; only without `weights`, which have their own number.
+        num_classes: including the background; ignored if `weights` are given.
 
     Raises:
-        InputError: the weights are missing, or those of another network.
+        InputError: the weights are missing, or belong to another network.
     """
     return _network(300, weights, phase, num_classes)
 

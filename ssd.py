@@ -4,7 +4,7 @@
     net.load_weights("weights/ssd300_mAP_77.43_v2.pth")
     detections = net(images)                      # [batch, 21, 200, 5]
 
-The layers keep the lineage's names and places, so that its published state dicts load with strict=True:
+The layers have the names and indices of ssd.pytorch, so that its published state dicts load with strict=True:
 `vgg.N.*  L2Norm.weight  extras.N.*  loc.N.*  conf.N.*`.
 """
 
@@ -18,10 +18,10 @@ from data.config import coco, coco512, voc, voc512
 from layers.functions import Detect, PriorBox
 from layers.modules import L2Norm
 
-# VGG16 up to pool5 as the paper changes it: output channels of 3x3 convolutions, M for pooling, C for pooling that
-# rounds up (75 -> 38, so that conv4_3 has the paper's 38x38 cells).
+# VGG16 up to conv5_3: output channels of each 3x3 convolution; M: max pooling; C: max pooling with ceil_mode (75 -> 38,
+# so that conv4_3 has 38x38 cells, as in the paper).
 VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "C", 512, 512, 512, "M", 512, 512, 512)
-CONV4_3 = 23  # conv4_3 and its ReLU end at self.vgg[:23]
+CONV4_3 = 23  # self.vgg[:23] ends with conv4_3 and its ReLU
 # Extra feature layers: channels of the 1x1 convolution, then channels, kernel, stride and padding of the next one.
 EXTRAS = {
     300: ((256, 512, 3, 2, 1), (128, 256, 3, 2, 1), (128, 256, 3, 1, 0), (128, 256, 3, 1, 0)),
@@ -30,9 +30,9 @@ EXTRAS = {
 
 
 class ConvBN(nn.Conv2d):
-    """A convolution followed by BatchNorm, as one layer, so that the places in the state dict stay the same.
+    """A convolution followed by BatchNorm, as one layer, so that the keys of the state dict stay the same.
 
-    The convolution keeps its bias, although BatchNorm cancels it: what `fused` returns then has the plain layout.
+    The convolution keeps its bias, although BatchNorm cancels it, because the layer from `fused` needs one.
     """
 
     def __init__(self, *args, **kwargs):
@@ -43,7 +43,7 @@ class ConvBN(nn.Conv2d):
         return self.bn(super().forward(x))
 
     def fused(self):
-        """A plain convolution that computes the same in evaluation."""
+        """Return an nn.Conv2d that computes the same in evaluation mode."""
         plain = nn.Conv2d(
             self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation
         )  # nn.utils.fuse_conv_bn_eval alone would copy this layer with its BatchNorm
@@ -52,14 +52,14 @@ class ConvBN(nn.Conv2d):
 
 
 class SSD(nn.Module):
-    """The network: VGG16 base, extra feature layers, and a box head and a class head on each of its feature maps.
+    """VGG16 base, extra feature layers, and a box head and a class head on each feature map (section 2.1 of the paper).
 
     Args:
         phase: "train" or "test".
-        config: an SSDConfig; decides the input size and the priors.
-        num_classes: with the background.
+        config: an SSDConfig; sets the input size and the priors.
+        num_classes: number of classes, including the background.
         width: factor on every channel count of base and extra layers (at least 16 channels); 1 is the paper's network.
-        batch_norm: put BatchNorm behind each convolution of base and extra layers, for training from scratch.
+        batch_norm: add BatchNorm after each convolution of base and extra layers, for training from scratch.
 
     Raises:
         ValueError: the phase, size, class count or width is invalid; the message says what is allowed.
@@ -97,8 +97,8 @@ class SSD(nn.Module):
     def reset_parameters(self, background_probability=0.9):
         """Initialize for training from scratch.
 
-        Convolutions with ReLU start as He et al. propose. The heads start near zero, and the class heads in favor of
-        the background: nearly all priors are, and the mined negatives would otherwise cost the first epochs.
+        Base and extra layers use He initialization. The weights of the heads start near zero. The biases of the class
+        heads favor the background, because nearly all priors are negatives; this saves the first epochs.
         """
         for module in (*self.vgg, *self.extras):
             if isinstance(module, nn.Conv2d):
@@ -113,7 +113,7 @@ class SSD(nn.Module):
                 head.bias.view(-1, self.num_classes)[:, 0] = math.log(odds * (self.num_classes - 1))
 
     def features(self, x):
-        """The feature maps that predict, from fine to coarse: images [B, 3, size, size] -> list of [B, C, H, W]."""
+        """Return the heads' input maps, from fine to coarse: images [B, 3, size, size] -> list of [B, C, H, W]."""
         for layer in self.vgg[:CONV4_3]:
             x = layer(x)
         sources = [self.L2Norm(x)]  # conv4_3
@@ -127,7 +127,7 @@ class SSD(nn.Module):
         return sources
 
     def raw(self, x):
-        """The heads' output in either phase: loc [B, priors, 4] and conf [B, priors, classes] (before softmax)."""
+        """Return the heads' output in either phase: loc [B, priors, 4], conf [B, priors, classes] before softmax."""
         sources = self.features(x)
         loc = [_cells_last(head(source), 4) for head, source in zip(self.loc, sources, strict=True)]
         conf = [_cells_last(head(source), self.num_classes) for head, source in zip(self.conf, sources, strict=True)]
@@ -137,14 +137,14 @@ class SSD(nn.Module):
         """Run the network.
 
         Args:
-            x: float [B, 3, size, size], RGB minus the mean (123, 117, 104), not divided by anything.
+            x: float [B, 3, size, size], RGB in 0..255 minus the mean (123, 117, 104).
 
         Returns:
-            In test phase the detections, [B, classes, 200, 5], see `Detect`; in train phase (loc [B, priors, 4],
+            Phase "test": detections [B, classes, 200, 5], see `Detect`. Phase "train": (loc [B, priors, 4],
             conf [B, priors, classes] before softmax, priors [priors, 4] in center-size form).
 
         Raises:
-            ValueError: x has another shape.
+            ValueError: x does not have this shape.
         """
         if x.dim() != 4 or x.shape[1:] != (3, self.size, self.size):
             raise ValueError(f"expected images of shape [batch, 3, {self.size}, {self.size}], not {list(x.shape)}")
@@ -157,7 +157,7 @@ class SSD(nn.Module):
         """Fold each BatchNorm into its convolution, in place, for evaluation only.
 
         Returns:
-            The network itself, in evaluation mode, with the plain layout of the state dict.
+            The network itself, in evaluation mode, without BatchNorm in its state dict.
         """
         for layers in (self.vgg, self.extras):
             for index, layer in enumerate(layers):
@@ -177,18 +177,18 @@ class SSD(nn.Module):
 
 
 def plain_state_dict(loaded):
-    """The state dict in a loaded file: bare or under "state_dict", and without DataParallel's "module." prefix."""
+    """Return the state dict of a loaded file, plain or under "state_dict", without DataParallel's "module." prefix."""
     state = loaded.get("state_dict", loaded)
     return {key.removeprefix("module."): tensor for key, tensor in state.items()}
 
 
 def scaled(channels, width):
-    """A channel count of the paper at another width: at least 16."""
+    """Return the paper's channel count times `width`, at least 16."""
     return max(16, round(channels * width))
 
 
 def vgg(conv, width):
-    """The base: VGG16 to conv5_3, pool5 at stride 1, and fc6, fc7 as convolutions (section 3 of the paper)."""
+    """Return the base's layers: VGG16 to conv5_3, pool5 with stride 1, fc6 and fc7 as convolutions (section 3)."""
     layers, channels = [], 3
     for out in VGG16:
         if out in ("M", "C"):
@@ -203,7 +203,7 @@ def vgg(conv, width):
 
 
 def extra_layers(conv, width, size):
-    """The extra feature layers behind conv7: a 1x1 convolution that narrows, then one that shrinks the map."""
+    """Return the layers after conv7: pairs of a 1x1 convolution and one that reduces the size of the map."""
     layers, channels = [], scaled(1024, width)
     for narrow, out, kernel, stride, padding in EXTRAS[size]:
         layers.append(conv(channels, scaled(narrow, width), 1))
@@ -213,7 +213,7 @@ def extra_layers(conv, width, size):
 
 
 def heads(source_channels, boxes_per_cell, num_classes):
-    """The 3x3 predictors of each feature map: offsets of its boxes, and their class scores."""
+    """Return the 3x3 convolutions on each feature map that predict offsets and class scores."""
     pairs = list(zip(source_channels, boxes_per_cell, strict=True))
     loc = [nn.Conv2d(channels, boxes * 4, 3, padding=1) for channels, boxes in pairs]
     conf = [nn.Conv2d(channels, boxes * num_classes, 3, padding=1) for channels, boxes in pairs]
@@ -230,10 +230,10 @@ def build_ssd(phase, size=300, num_classes=21, *, config=None, width=1.0, batch_
 
     Args:
         phase: "train" or "test".
-        size: 300 or 512; a config decides it if there is one.
-        num_classes: with the background.
-        config: an SSDConfig. Without one the priors follow the lineage: VOC's for 21 classes, COCO's for any other
-            number.
+        size: 300 or 512; ignored if `config` is given.
+        num_classes: number of classes, including the background.
+        config: an SSDConfig. If None, the priors are chosen as in ssd.pytorch: VOC's for 21 classes, COCO's for any
+            other number.
         width, batch_norm: see `SSD`.
 
     Raises:

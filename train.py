@@ -4,7 +4,7 @@ SSD300 on VOC2007 and VOC2012 trainval from the reduced VGG16, as in the paper:
 
     python train.py --dataset VOC
 
-A trained network on your own boxes, in a folder in VOC format:
+Fine-tune a trained network on your own boxes, in a folder in VOC format:
 
     python train.py --dataset path/to/folder --val_split val --finetune weights/ssd300_mAP_77.43_v2.pth \\
         --max_iter 4000 --save_folder runs/mine
@@ -28,7 +28,7 @@ from utils.errors import InputError, count, exit_on_input_error
 from utils.flags import Parser, boolean, number
 
 FLAG = argparse.BooleanOptionalAction
-# At the paper's length of 120,000 iterations; shorter runs take the same fractions of their length.
+# For the paper's 120,000 iterations; shorter runs use the same fractions of their length.
 PAPER_ITERATIONS, PAPER_WARMUP, PAPER_PERIOD = 120_000, 500, 5_000
 
 
@@ -39,16 +39,16 @@ def get_args_parser():
     add = parser.add_argument_group("data").add_argument
     add("--dataset", default="VOC", help="VOC, COCO, ILSVRC, or a folder in VOC format")
     add("--dataset_root", help="folder of the data (default: ~/data/VOCdevkit, ~/data/coco, ~/data/ILSVRC)")
-    add("--train_split", nargs="+", metavar="SPLIT", help="such as 2007_trainval 2012_trainval, or train")
-    add("--val_split", nargs="?", metavar="SPLIT", help="score the network on it, such as 2007_test, or val")
+    add("--train_split", nargs="+", metavar="SPLIT", help="to train on: 2007_trainval 2012_trainval, or train")
+    add("--val_split", nargs="?", metavar="SPLIT", help="to validate on, such as 2007_test or val")
     add("--classes", nargs="+", metavar="NAME", help="class names (default: those of the annotations)")
     add("--balance", action=FLAG, default=False, help="draw images with rare classes more often")
     add("--keep_difficult", action=FLAG, default=False, help="also train on difficult objects")
-    add("--augment", action=FLAG, default=True, help="off: images as they are, to see a network overfit")
+    add("--augment", action=FLAG, default=True, help="augment the images; off: only resize them")
     add("--max_expand", type=number(float, 1, 100), default=4.0, help="maximum side ratio of an expanded image")
     add("--min_crop", type=number(float, maximum=1, above=0), default=0.3, help="minimum side of a crop, as a fraction")
     add("--channel_shuffle", type=number(float, 0, 1), default=0.5, help="probability of permuted color channels")
-    help_text = "show half of the samples in windows of this width:height, for videos (16:9: 1.78)"
+    help_text = "extend half of the crops to this width / height, for videos (16:9 is 1.78)"
     add("--frame_aspect", type=number(float, 0.1, 10), metavar="RATIO", help=help_text)
     add("--num_workers", type=at_least_0, default=4, help="processes that load and augment images")
     add("--cache", choices=("none", "ram"), default="none", help="ram: keep the decoded images in memory")
@@ -60,18 +60,18 @@ def get_args_parser():
     add("--size", type=int, choices=(300, 512), help="side of the input (default: --finetune's, else 300)")
     add("--width", type=number(float, maximum=4, above=0), help="channel factor (default: --finetune's, else 1)")
     add("--basenet", help="pre-trained base; none: from scratch with BatchNorm (default: vgg16_reducedfc.pth)")
-    add("--finetune", metavar="FILE", help="start from a checkpoint; what doesn't fit is initialized from scratch")
+    add("--finetune", metavar="FILE", help="checkpoint to start from; other layers are initialized from scratch")
     add("--freeze", type=at_least_0, default=0, metavar="N", help="freeze the base's first N layers (conv1, conv2: 10)")
     add("--crop_passes", type=at_least_0, default=0, help="pre-train the base on object crops for this many passes")
-    add("--crop_size", type=number(int, 16, 512), default=96, help="side of these crops")
+    add("--crop_size", type=number(int, 16, 512), default=96, help="side of these crops in pixels")
 
     add = parser.add_argument_group("optimization").add_argument
     add("--batch_size", type=at_least_1, default=32, help="images per iteration, over all processes")
     add("--max_iter", type=at_least_1, help="iterations (default: the configuration's, for VOC 120,000)")
-    add("--optimizer", choices=("sgd", "adamw"), default="sgd")
-    add("--lr", "--learning-rate", type=number(float, maximum=1000, above=0), default=1e-3)
-    add("--momentum", type=number(float, 0, below=1), default=0.9)
-    add("--weight_decay", type=number(float, 0, 1000), default=5e-4)
+    add("--optimizer", choices=("sgd", "adamw"), default="sgd", help="sgd: as in the paper")
+    add("--lr", "--learning-rate", type=number(float, maximum=1000, above=0), default=1e-3, help="maximum rate")
+    add("--momentum", type=number(float, 0, below=1), default=0.9, help="of SGD")
+    add("--weight_decay", type=number(float, 0, 1000), default=5e-4, help="of the weights")
     add("--gamma", type=number(float, maximum=1, above=0), default=0.1, help="factor of the learning rate at each step")
     help_text = "iterations of the steps (default: the configuration's, scaled by the length of the run)"
     add("--lr_steps", type=at_least_0, nargs="+", metavar="N", help=help_text)
@@ -79,9 +79,9 @@ def get_args_parser():
     add("--ema", type=number(float, 0, below=1), default=0.0, metavar="DECAY", help="average the weights; 0: off")
     add("--clip_grad", type=number(float, 0), default=0.0, metavar="NORM", help="maximum norm of the gradient; 0: off")
     add("--accumulate", type=at_least_1, default=1, metavar="K", help="compute a batch in K parts, to save memory")
-    add("--schedule", choices=("step", "cosine", "onecycle", "constant"), default="step")
+    add("--schedule", choices=("step", "cosine", "onecycle", "constant"), default="step", help="of the learning rate")
     add("--warmup", type=at_least_0, help="iterations of linear warm-up; 0: off (default: max_iter / 240, at most 500)")
-    add("--seed", type=number(int, 0, 2**32 - 1), default=0)
+    add("--seed", type=number(int, 0, 2**32 - 1), default=0, help="of the initial weights and the samples")
 
     add = parser.add_argument_group("run").add_argument
     add("--cuda", type=boolean, default=True, help="use CUDA if it is available")
@@ -90,7 +90,7 @@ def get_args_parser():
     add("--compile", action=FLAG, default=False, help="compile the network (torch.compile)")
     add("--resume", metavar="FILE", help="state to resume from; auto: the newest in --save_folder")
     add("--start_iter", type=at_least_0, help="iteration to resume at (default: the state's)")
-    add("--save_folder", default="weights/", help="for states, checkpoints and the log")
+    add("--save_folder", default="weights/", help="folder for states, checkpoints and the log")
     add("--save_every", type=at_least_1, help="iterations between states (default: max_iter / 24, at most 5,000)")
     add("--eval_every", type=at_least_1, help="iterations between validations (default: as --save_every)")
     add("--keep", type=at_least_1, default=3, help="number of states to keep")
@@ -131,7 +131,7 @@ def main(args):
     from weights.checkpoint import CheckpointInfo
 
     keep_freed_memory()
-    torch.set_flush_denormal(True)  # denormal weights and moments slow a CPU down many times
+    torch.set_flush_denormal(True)  # denormal weights and moments make a CPU many times slower
     torch.manual_seed(args.seed)
     device_name = "cpu" if args.device == "auto" and not args.cuda else args.device
     with distributed.join(device_name) as (ranks, device), state.open_folder(args.save_folder, ranks) as folder:
@@ -169,7 +169,7 @@ def main(args):
         config = get_config(args.dataset, size)
         if start and start.config:
             start.check(size, width)
-            # The priors belong to the weights, the schedule to the data set.
+            # The priors are those of the weights, the schedule is that of the data set.
             config = replace(start.config, lr_steps=config.lr_steps, max_iter=config.max_iter)
         check_batch(args.batch_size, args.accumulate, ranks.world, batch_norm)
         net = build_ssd("train", config=config, num_classes=len(class_names) + 1, width=width, batch_norm=batch_norm)
@@ -202,7 +202,7 @@ def main(args):
         if args.cache == "ram":
             images = samples.InMemory(images, args.num_workers)
 
-        # The schedule: defaults for another length than the paper's are fractions of it
+        # The schedule: the paper's, scaled to the length of the run
         max_iter = args.max_iter or config.max_iter
         period = max(1, min(PAPER_PERIOD, max_iter * PAPER_PERIOD // PAPER_ITERATIONS))
         save_every, eval_every = args.save_every or period, args.eval_every or period
@@ -259,7 +259,7 @@ def main(args):
             say(f"nothing to do: the run is at iteration {first}, and --max_iter is {max_iter}")
             return
 
-        # The loader: order and augmentation of the samples depend on the seed and the iteration alone
+        # The loader: order and augmentation of the samples depend only on the seed and the iteration
         augmentation = samples.NoAugmentation(size)
         if args.augment:
             augmentation = SSDAugmentation(
@@ -291,7 +291,7 @@ def main(args):
         )
 
         def save(done, unscored=False):
-            """Write the state after `done` iterations; `unscored`: its validation is still due."""
+            """Write the state after `done` iterations; `unscored`: it is not validated yet."""
             log.settle()
             network.check_finite(net, done)
             if ranks.is_main:
@@ -300,7 +300,7 @@ def main(args):
                 state.save_state(folder, done, contents, args.keep)
 
         def score(done):
-            """Validate, keep the best network, and save the state again, now with its score."""
+            """Validate, save the network if it is the best, and save the state again with its score."""
             nonlocal best, info
             if ranks.is_main:
                 result, threshold = validate(trainer.result, info, val_images, device)
@@ -343,12 +343,12 @@ def main(args):
                     score(done)
         if ranks.is_main:
             draw_curves(folder)
-            save_for_use(final, trainer.result, info)  # last, since a run that has it is complete
+            save_for_use(final, trainer.result, info)  # last: it marks a complete run
             say(f"trained {count(max_iter, 'iteration')}; the network is {final}, the curves are in curves.png")
 
 
 def check_batch(batch_size, accumulate, world, batch_norm):
-    """Raise InputError unless a batch can be shared by the processes and computed in parts."""
+    """Raise InputError unless a batch can be split among the processes and into parts."""
     if batch_size % world:
         raise InputError(f"--batch_size {batch_size} counts all processes and must be a multiple of their {world}")
     part = batch_size // world // accumulate

@@ -1,4 +1,4 @@
-"""What is measured, and how. Each stage is a generator of Cases for a torch.device; quick: less work."""
+"""The benchmark cases. Each stage is a generator of Cases for a torch.device; `quick` reduces the work."""
 
 import contextlib
 import io
@@ -34,8 +34,8 @@ from weights.checkpoint import CheckpointInfo, load_network
 
 TORCHVISION = "torchvision's ssd300_vgg16"
 
-# A row of the table. ours and peer are functions without arguments that work on a number of images; precision is set if
-# the row is SSD300 at width 1 and nothing else.
+# A row of the table. ours and peer are functions without arguments; images is the number of images of a call. precision
+# is only set for rows of SSD300 alone, at width 1.
 Case = namedtuple("Case", "name ours peer peer_name images precision", defaults=(1, None))
 
 
@@ -145,7 +145,7 @@ def precisions(device):
 
 
 def paper_network(device):
-    """SSD300 at width 1, with heads so small that about as many scores pass 0.01 as in a trained network."""
+    """SSD300 at width 1. Its heads are scaled so that about as many scores exceed 0.01 as if trained."""
     torch.manual_seed(0)
     net = build_ssd("test").eval()
     with torch.no_grad():
@@ -181,14 +181,14 @@ def measure(case, device, seconds):
 
 
 def product_rate(device, dtype):
-    """Return the rate of a matrix product in GFLOP/s; a multiplication and an addition are two."""
+    """Return the rate of a matrix product in GFLOP/s; a multiply-add counts as two."""
     side = 8192 if device.type == "cuda" else 2048
     product = partial(torch.matmul, *torch.randn(2, side, side, device=device).to(dtype))
     return 2 * side**3 / measure(Case("matrix product", product, product, ""), device, 2)[0] / 1e6
 
 
 def describe_machine(device):
-    """Return what the figures were measured on, as a dict."""
+    """Return a description of the machine as a dict."""
     cpuinfo = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.is_file() else []
     machine = {"device": (names or ["CPU"])[0], "threads": torch.get_num_threads(), "torch": torch.__version__}

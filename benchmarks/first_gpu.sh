@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Try on a GPU everything that is written for one, in ten minutes at most:
+# Test all code that uses a GPU, in at most ten minutes:
 #
 #     bash benchmarks/first_gpu.sh                 # on cuda
 #     bash benchmarks/first_gpu.sh cpu             # a rehearsal; synchronization is not checked
 #
-# A failure ends its own row alone. The table at the end says what passed; each row has a log in first_gpu/.
+# A failure does not stop the other rows. The table at the end shows what passed; each row has a log in first_gpu/.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 device=${1:-cuda}

@@ -1,4 +1,4 @@
-"""What a user would take instead: torchvision, and plain code as in course scripts, written from the paper."""
+"""The peers: torchvision, and plain code as in course scripts, written from the paper."""
 
 import cv2
 import imageio.v2 as imageio

@@ -1,11 +1,11 @@
-"""Measure this project against what a user would take instead, on this machine.
+"""Compare the speed of this project with torchvision and plain PyTorch, on this machine.
 
-    python benchmarks/run.py                        # all stages, some five minutes on two cores
+    python benchmarks/run.py                        # all stages, about five minutes on two cores
     python benchmarks/run.py --quick                # under two minutes, rougher
     python benchmarks/run.py --only layers video --device cuda --output results.json
 
-Ours and the peer are timed in turn, while nothing else should run. The tables show medians per image, and how many
-times as fast ours is (ratio).
+Ours and the peer are timed in turn. No other program should run. The tables show medians per image. The ratio is the
+peer's time divided by ours.
 """
 
 import json

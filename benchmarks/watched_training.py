@@ -1,6 +1,6 @@
-"""train.py, in which PyTorch raises when a training step on CUDA makes the host wait; for first_gpu.sh.
+"""Run train.py; raise an error if a training step on CUDA synchronizes with the host. For first_gpu.sh.
 
-The first three steps may: kernels are chosen, and means are copied to the device.
+The first three steps may synchronize: they choose kernels and copy the mean to the device.
 """
 
 import runpy

@@ -1,4 +1,4 @@
-"""What the network is fed: configurations and class names, data sets, preprocessing and augmentation."""
+"""Configurations and class names, data sets, preprocessing and augmentation."""
 
 import os
 
@@ -16,11 +16,11 @@ from .ilsvrc import ILSVRC_CLASSES, ILSVRC_ROOT, ILSVRCDetection
 from .transforms import BaseTransform, base_transform, detection_collate
 from .voc0712 import VOC_CLASSES, VOC_ROOT, VOCAnnotationTransform, VOCDetection
 
-# Names of the lineage's first version.
+# Names in the first version of ssd.pytorch.
 AnnotationTransform = VOCAnnotationTransform
 VOCroot, COCOroot = VOC_ROOT, COCO_ROOT
 
-# cv2, np, os and torch are part of it: scripts of the lineage get them from `from data import *`.
+# cv2, np, os and torch are included, because scripts of ssd.pytorch get them from `from data import *`.
 __all__ = [
     "COCO_CLASSES", "COCO_ROOT", "COLORS", "HOME", "ILSVRC_CLASSES", "ILSVRC_ROOT", "MEANS", "RGB_MEANS", "VOC_CLASSES",
     "VOC_ROOT", "AnnotationTransform", "BaseTransform", "COCOAnnotationTransform", "COCODetection", "COCOroot",

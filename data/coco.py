@@ -100,7 +100,7 @@ def read_json(path, kind):
 
 
 def _check_ids_and_names(images, names):
-    """Raise ValueError unless ids can be sorted and all names can be used and shown."""
+    """Raise ValueError unless all ids can be sorted, and all names are valid and unique."""
     for kind, ids in (("image", images), ("category", names)):
         types = {type(entry) for entry in ids}
         if len(types) > 1 or types - {int, str}:
@@ -126,7 +126,7 @@ def _is_box(values):
 
 
 def get_label_map(label_file):
-    """Read a label map of the lineage, lines such as "90,80,toothbrush": {category id: label from 1}.
+    """Read a label map of ssd.pytorch (lines such as "90,80,toothbrush") as {category id: label from 1}.
 
     Raises:
         InputError: the file can't be read, or a line does not start with two numbers.
@@ -143,8 +143,8 @@ class COCOAnnotationTransform:
     """Turn COCO annotation entries into rows of boxes and labels.
 
     Args:
-        category_index: {category id: label from 0}, or the path of a label map (see `get_label_map`). If not given,
-            labels follow COCO_CLASSES, and in a COCODetection the categories of its JSON.
+        category_index: {category id: label from 0}, or the path of a label map (see `get_label_map`). If None, labels
+            follow COCO_CLASSES, or in a COCODetection the categories of its JSON.
     """
 
     def __init__(self, category_index=None):
@@ -155,7 +155,7 @@ class COCOAnnotationTransform:
     def __call__(self, target, width, height):
         """Return a list of [x1, y1, x2, y2, label], corners as fractions of the image.
 
-        Crowds and boxes without area are left out: their boxes don't show a single object.
+        Crowds and boxes without area are left out. Raises InputError if a category is not in the label map.
 
         Args:
             target: list of annotation entries.
@@ -176,7 +176,7 @@ class COCOAnnotationTransform:
 _COCO_INDEX = {key: label for label, key in enumerate(key for key in range(1, 91) if key not in _UNUSED_IDS)}
 
 _COCO_ID = {COCO_CLASSES[label]: key for key, label in _COCO_INDEX.items()}
-_COCO_NAME = {  # of the VOC classes with another name
+_COCO_NAME = {  # VOC classes that have another name in COCO
     "aeroplane": "airplane",
     "diningtable": "dining table",
     "motorbike": "motorcycle",
@@ -201,7 +201,7 @@ class COCODetection(VOCDetection):
         target_transform: called with an image's annotation entries, its width and height; returns rows.
             COCOAnnotationTransform() if not given.
         dataset_name: for the script's messages.
-        keep_empty: keep images without annotations (the lineage leaves them out).
+        keep_empty: keep images without annotations (ssd.pytorch leaves them out).
 
     Attributes:
         ids: image ids.
@@ -248,7 +248,7 @@ class COCODetection(VOCDetection):
 
         coco = COCO()
         coco.dataset = self.annotations.content
-        with redirect_stdout(StringIO()):  # it reports its progress
+        with redirect_stdout(StringIO()):  # it prints its progress
             coco.createIndex()
         return coco
 

@@ -1,4 +1,4 @@
-"""Configurations of SSD: feature maps, priors and schedule of each network, and the lineage's constants.
+"""Configurations of SSD: feature maps, priors and schedule of each network, and constants of ssd.pytorch.
 
 Priors belong to the configuration, not to the class count: a custom class list uses VOC's priors unless another
 configuration is given.
@@ -8,9 +8,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-HOME = os.path.expanduser("~")  # noqa: PTH111 (the lineage's scripts expect a string)
+HOME = os.path.expanduser("~")  # noqa: PTH111 (scripts of ssd.pytorch expect a string)
 
-# Mean of the training images. MEANS is BGR, as OpenCV reads images and as the lineage's scripts pass it.
+# Mean of the training images. MEANS is BGR, the channel order of OpenCV and ssd.pytorch.
 MEANS = (104, 117, 123)
 RGB_MEANS = (123, 117, 104)
 
@@ -21,21 +21,21 @@ COLORS = ((255, 0, 0, 128), (0, 255, 0, 128), (0, 0, 255, 128),
 
 @dataclass(frozen=True)
 class SSDConfig(Mapping):
-    """Priors and training schedule of one network; also a mapping, as the lineage's dicts: cfg["min_dim"], dict(cfg).
+    """Priors and training schedule of one network. Also a mapping, as in ssd.pytorch: cfg["min_dim"], dict(cfg).
 
     Box sizes and steps are in pixels of the network's input. Section 2.2 of the paper explains the box shapes.
     """
 
     name: str
     num_classes: int  # with the background
-    lr_steps: tuple[int, ...]  # iterations at which the learning rate falls to a tenth
+    lr_steps: tuple[int, ...]  # iterations at which the learning rate is divided by 10
     max_iter: int
     feature_maps: tuple[int, ...]  # side of each square map that predicts boxes
     min_dim: int  # side of the square input
     steps: tuple[int, ...]  # distance between the centers of neighboring priors
     min_sizes: tuple[float, ...]
     max_sizes: tuple[float, ...]
-    aspect_ratios: tuple[tuple[int, ...], ...]  # each also inverted; two priors of ratio 1 come in addition
+    aspect_ratios: tuple[tuple[int, ...], ...]  # a wide and a tall prior for each, besides two squares
     variance: tuple[float, float] = (0.1, 0.2)  # scales of the center and size offsets
     clip: bool = True  # clip priors (in center-size form) to [0, 1]
 
@@ -76,7 +76,7 @@ _SCHEDULE_ILSVRC = {"num_classes": 201, "lr_steps": (320_000, 400_000), "max_ite
 
 
 def _boxes(*sizes):
-    """Return min_sizes and max_sizes of maps with these sizes: the largest box of a map depends on the next size."""
+    """Return min_sizes and max_sizes: the max_size of a feature map is the min_size of the next one."""
     return {"min_sizes": sizes[:-1], "max_sizes": sizes[1:]}
 
 
@@ -91,7 +91,7 @@ coco = SSDConfig(name="SSD300-COCO", **_COCO_300, **_SCHEDULE_COCO)
 coco512 = SSDConfig(name="SSD512-COCO", **_COCO_512, **_SCHEDULE_COCO)
 ilsvrc = SSDConfig(name="SSD300-ILSVRC", **_COCO_300, **_SCHEDULE_ILSVRC)
 ilsvrc512 = SSDConfig(name="SSD512-ILSVRC", **_COCO_512, **_SCHEDULE_ILSVRC)
-v2 = voc  # its name in the lineage's first scripts
+v2 = voc  # its name in the first version of ssd.pytorch
 
 CONFIGS = {config.name: config for config in (voc, voc512, coco, coco512, ilsvrc, ilsvrc512)}
 

@@ -60,7 +60,7 @@ ILSVRC_CLASSES = tuple(ILSVRC_SYNSETS.values())
 class ILSVRCDetection(VOCDetection):
     """Images and objects of ILSVRC DET splits; items are those of VOCDetection.
 
-    Images of train without an annotation file show none of the classes; they are left out.
+    Images of train without an annotation file contain no object of the classes and are left out.
 
     Args:
         root: the folder that contains Annotations, Data and ImageSets.

@@ -1,4 +1,4 @@
-"""From an image to the network's input: the one preprocessing of training, evaluation and detection."""
+"""Preprocessing: from an image to the network's input, the same in training, evaluation and detection."""
 
 from functools import lru_cache
 
@@ -13,7 +13,7 @@ from .config import RGB_MEANS
 def resize(image, size):
     """Resize an image to the network's square input. The aspect ratio is not kept, as in the paper.
 
-    Bilinear as in the reference, except for strong reductions, which average areas.
+    Bilinear, as in ssd.pytorch, except that strong reductions average areas.
 
     Args:
         image: uint8 or float32 [H, W, 3].
@@ -43,17 +43,17 @@ def resize_on_device(image, size):
 
 
 def averages_areas(height, width, size):
-    """Return whether bilinear sampling would skip pixels: in both directions, or many of them in one.
+    """Return True if bilinear sampling would skip pixels in both directions, or many pixels in one direction.
 
-    OpenCV averages areas only if both sides shrink. VOC's images (at most 500 pixels) are never reduced that much to
-    300, COCO's (640) only if they are nearly square; a video of 768x432 is.
+    OpenCV averages areas only if both sides shrink. For a 300x300 input, this is False for VOC's images (at most 500
+    pixels), True for COCO's (640 pixels) only if they are nearly square, and True for a video of 768x432.
     """
     shorter, longer = sorted((height, width))
     return shorter > 2 * size or (longer > 2.5 * size and shorter >= size)
 
 
 def _area_weights(length, size, device):
-    """Return the share that each of `length` pixels has in each of fewer, `size`, pixels: float32 [size, length]."""
+    """Return the weights that average `length` pixels to `size` pixels in one direction: float32 [size, length]."""
     scale = length / size
     old = torch.arange(length, device=device) + 0.5  # centers
     new = (torch.arange(size, device=device)[:, None] + 0.5) * scale
@@ -69,7 +69,7 @@ def to_input(images, channel_order="RGB", dtype=torch.float32, memory_format=tor
         dtype, memory_format: of the result.
 
     Returns:
-        [B, 3, size, size]: minus the mean (123, 117, 104), not divided by anything.
+        [B, 3, size, size]: values in 0..255 minus the mean (123, 117, 104).
     """
     x = images.permute(0, 3, 1, 2)  # a channels_last view
     x = x.float() - _means_on(x.device)
@@ -81,7 +81,7 @@ def to_input(images, channel_order="RGB", dtype=torch.float32, memory_format=tor
 @lru_cache(maxsize=8)
 def _means_on(device):
     """Return the mean as float32 [1, 3, 1, 1]. Cached, because copying it to a GPU synchronizes."""
-    with torch.inference_mode(False):  # the first caller's mode must not stick
+    with torch.inference_mode(False):  # the cached tensor is also used outside of inference mode
         return torch.tensor(RGB_MEANS, dtype=torch.float32, device=device).view(1, 3, 1, 1)
 
 
@@ -91,11 +91,11 @@ def base_transform(image, size, mean):
 
 
 class BaseTransform:
-    """The lineage's preprocessing of one image, to the bit: bilinear at every size, minus the mean.
+    """The preprocessing of ssd.pytorch, bit-identical: resize bilinearly at every size, and subtract the mean.
 
     Args:
         size: side of the input in pixels.
-        mean: of the channels, in the order of the images.
+        mean: mean of each channel, in the channel order of the images.
     """
 
     def __init__(self, size, mean):

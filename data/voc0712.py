@@ -1,7 +1,7 @@
-"""Pascal VOC: annotations, and the data set in the lineage's form.
+"""Pascal VOC: annotations, and the data set with the interface of ssd.pytorch.
 
 Any folder in VOC format works: `<root>/VOC<year>/{Annotations,ImageSets/Main,JPEGImages}` for each (year, split), or
-`<root>/{Annotations,ImageSets/Main,JPEGImages}` for pairs whose year is "".
+`<root>/{Annotations,ImageSets/Main,JPEGImages}` if the year is "".
 """
 
 import os
@@ -25,7 +25,7 @@ VOC_CLASSES = (
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 
-MAX_COORDINATE = 1e9  # pixels; float32 boxes are useless beyond
+MAX_COORDINATE = 1e9  # pixels; beyond this, float32 is too coarse
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class VOCAnnotationTransform:
 
     Args:
         class_to_ind: {class name: label from 0}; VOC's 20 classes if not given.
-        keep_difficult: keep objects marked difficult (the paper's code does; the lineage doesn't).
+        keep_difficult: keep objects marked difficult (the paper's code does, ssd.pytorch doesn't).
     """
 
     def __init__(self, class_to_ind=None, keep_difficult=False):
@@ -174,11 +174,11 @@ class VOCDetection(torch.utils.data.Dataset):
         return self.pull_item(index)[:2]
 
     def pull_item(self, index):
-        """Return (image, target, height, width), the size being the file's.
+        """Return (image, target, height, width); height and width are those of the file.
 
-        With a transform, the image is its result as RGB tensor [3, H, W] (float32 from the project's transforms), and
-        the target an array [objects, 5]. Without, as in the lineage, the image is a uint8 BGR tensor [3, H, W], and the
-        target what the target_transform returns.
+        With a transform, the image is an RGB tensor [3, H, W] (float32 from this project's transforms), and the target
+        is an array [objects, 5]. Without one, as in ssd.pytorch, the image is a uint8 BGR tensor [3, H, W], and the
+        target is the result of target_transform.
         """
         image = self.pull_image(index)
         height, width = image.shape[:2]
@@ -212,7 +212,7 @@ class VOCDetection(torch.utils.data.Dataset):
         return torch.from_numpy(self.pull_image(index)).float().unsqueeze(0)
 
     def image_path(self, index):
-        """Return the path of an image: <name>.jpg (of ILSVRC .JPEG), or the file with another image suffix."""
+        """Return the path of an image: <name>.jpg (ILSVRC: .JPEG), or an existing file with another image suffix."""
         usual = Path(self._imgpath % self.ids[index])
         others = (usual.with_suffix(form) for suffix in IMAGE_SUFFIXES for form in (suffix, suffix.upper()))
         return next((path for path in (usual, *others) if os.path.exists(path)), usual)  # noqa: PTH110 (never raises)
@@ -222,7 +222,7 @@ class VOCDetection(torch.utils.data.Dataset):
 
 
 def read_split(root, year, split):
-    """Return the (folder, image name) pairs that a split of VOC<year> lists, or, with year "", of a folder.
+    """Return the (folder, image name) pairs in a split of VOC<year>, or of the folder `root` if year is "".
 
     Raises InputError if the split's file is missing, damaged or empty.
     """
@@ -233,7 +233,7 @@ def read_split(root, year, split):
 
 
 def read_image_list(path, remedy):
-    """Return the image names of a split's file, the first word of each line; `remedy` is for a missing file."""
+    """Return the first word of each line of a split's file. Raises InputError, with `remedy` if it is missing."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError as error:

@@ -6,7 +6,7 @@ __all__ = ["Detections", "Detector"]
 
 
 def __getattr__(name):
-    """Import the detector, and PyTorch with it, when it is asked for: scripts check their inputs before."""
+    """Import the detector and PyTorch on first use, so that scripts can check their inputs first."""
     if name in __all__:
         from inference import detector
 

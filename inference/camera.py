@@ -11,15 +11,15 @@ import cv2
 from inference.ffmpeg import MAX_RATE
 from utils.errors import InputError
 
-CAMERA_TIMEOUT = 10.0  # seconds without a frame, after which a camera counts as gone
+CAMERA_TIMEOUT = 10.0  # seconds without a frame until a camera is treated as disconnected
 
 
 class CameraReader:
-    """Frames of a camera or a network stream, always the newest one: those that nobody was ready for are dropped.
+    """The newest frames of a camera or a network stream. Frames that arrive while the caller is busy are dropped.
 
     Args:
         source: number of the camera, from 0, or the address of a stream (rtsp://...).
-    Attributes: as VideoReader's; `expected` is None.
+    Attributes: as in VideoReader; `expected` is None.
 
     Raises:
         InputError: there is no such camera, or it gives no frame.
@@ -53,9 +53,9 @@ class CameraReader:
         """Read a frame in the size of the first one; None if there is none."""
         try:
             found, frame = self._capture.read()
-            if found and frame.shape[1::-1] != self.size:  # connected again, it may change its size
+            if found and frame.shape[1::-1] != self.size:  # the size may change after a reconnection
                 frame = cv2.resize(frame, self.size, interpolation=cv2.INTER_AREA)
-        except (cv2.error, AttributeError):  # what a dying camera sends, or no frame at all
+        except (cv2.error, AttributeError):  # a damaged frame, or no frame
             return None
         return frame if found else None
 

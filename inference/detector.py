@@ -66,17 +66,17 @@ class Detector:
     """An SSD with its preprocessing and postprocessing. Can be called from several threads.
 
     Args:
-        weights: path of a checkpoint, or name of one in the catalogue; None is the best one here (see weights/).
+        weights: path of a checkpoint, or name of one in the catalogue; None is the best one in weights/.
         device: "auto" (CUDA if available, else CPU), "cpu", "cuda", "cuda:1" or "mps".
         precision: "float32", "bfloat16", "float16", "int8" (on CPU; costs a little accuracy) or "auto",
-            the fastest floating-point one that the device computes in. Boxes and scores are always float32.
-        threshold: minimum score of a detection; None is the checkpoint's own threshold, else 0.6.
-        top_k: maximum number of detections per class; as many enter non-maximum suppression.
+            the fastest floating-point one that the device supports. Boxes and scores are always float32.
+        threshold: minimum score of a detection, in [0, 1), else ValueError; None is the checkpoint's own, else 0.6.
+        top_k: maximum number of detections per class, and of boxes per class before non-maximum suppression.
         keep_top_k: maximum number of detections per image; None is no limit.
-        clip: clip boxes to the image. Published mAP was measured without.
+        clip: clip boxes to the image. Published mAP was measured without clipping.
         engine: "torch", or on CPU "openvino" (requirements-engines.txt); "auto" is "openvino" for "int8", else "torch".
         calibration: folder of images to calibrate int8 with; None is frames of the bundled clip.
-        compile: run the network through torch.compile: faster once compiled, which takes about a minute.
+        compile: run the network with torch.compile, which is faster but takes about a minute to compile.
 
     Attributes:
         net, info (CheckpointInfo), class_names, device, dtype (torch.int8 for "int8"), engine, size (side of the
@@ -144,7 +144,7 @@ class Detector:
 
     @property
     def description(self):
-        """The network, and what it runs on, in a few words for the user."""
+        """A short text for the user: the network, its device and its precision."""
         name = self.info.path.name if self.info.path else "network without a file"
         precision = str(self.dtype).removeprefix("torch.")
         engine = "" if self.engine == "torch" else f" with {self.engine}"
@@ -174,7 +174,7 @@ class Detector:
             return []
         try:
             rows = self._detect(*self.outputs([self._upload(image) for image in images]), self._priors).cpu().numpy()
-        except Exception as error:  # each library has its own
+        except Exception as error:  # each library raises its own type
             if not is_out_of_memory(error):
                 raise
             raise InputError(
@@ -213,7 +213,7 @@ class Detector:
         limits = np.array([width, height, width, height], np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
             boxes = rows[:, 1:] * limits
-        # An untrained network has offsets whose exponential is close to infinity.
+        # The exponential of an untrained network's offsets can be close to infinity.
         usable = np.isfinite(rows).all(axis=1) & (np.abs(boxes) < LARGEST).all(axis=1)
         order = np.flatnonzero(usable)[np.argsort(-rows[usable, 0], kind="stable")]
         boxes, scores, label = boxes[order], rows[order, 0], label[order].astype(np.int64) - 1

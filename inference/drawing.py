@@ -13,8 +13,8 @@ PALETTE = (
     + ((207, 210, 49), (255, 55, 199), (132, 173, 255), (0, 158, 66), (0, 194, 255))
     + ((96, 224, 224), (214, 40, 110), (170, 120, 60), (178, 255, 140), (120, 110, 200))
 )
-RIM = (16, 16, 16)  # a hairline around each box sets it off from any background
-CROWD = 100  # with more labels than this, the others do not look for a free place
+RIM = (16, 16, 16)  # of a thin line around each box, so that it is visible on any background
+CROWD = 100  # beyond this number, labels may overlap
 
 
 @lru_cache
@@ -36,13 +36,13 @@ def text_color(background):
 
 
 def draw_detections(image, detections, line_width=None, labels=True, scores=True):
-    """Draw boxes and labels in place. Where they overlap, the higher score lies on top.
+    """Draw boxes and labels in place. If they overlap, the higher score is on top.
 
     Args:
         image: uint8 RGB [H, W, 3].
         detections: Detections, with boxes in pixels of this image.
-        line_width: of the boxes, in pixels; None is by the size of the image.
-        labels: draw the labels, too. scores: with scores.
+        line_width: of the boxes, in pixels; None: chosen by the size of the image.
+        labels: also draw class names. scores: also draw scores.
     """
     height, width = image.shape[:2]
     line = line_width or max(round(max(height, width) / 480), 2)
@@ -58,7 +58,7 @@ def draw_detections(image, detections, line_width=None, labels=True, scores=True
     texts = [detections.names[i] + (f" {detections.scores[i]:.2f}" if scores else "") for i in order.tolist()]
     patches = [label_patch(text, size, color) for text, color in zip(texts, colors, strict=True)]
     places = []
-    for patch, box in zip(reversed(patches), reversed(boxes), strict=True):  # the best choose first
+    for patch, box in zip(reversed(patches), reversed(boxes), strict=True):  # the highest score first
         taken = places if len(places) < CROWD else []
         places.append(place_label(image.shape, patch.shape, box, line, taken))
     for patch, (x1, y1, x2, y2) in zip(patches, reversed(places), strict=True):
@@ -80,7 +80,7 @@ def _draw_box(image, box, line, color):
 
 
 def text_size(height, width):
-    """Return the height of a line of text in pixels, which grows more slowly than the image."""
+    """Return the height of a line of text in pixels. It grows more slowly than the image."""
     return max(round(0.012 * max(height, width) + 5), 12)
 
 

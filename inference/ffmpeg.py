@@ -14,7 +14,7 @@ from utils.errors import InputError
 from utils.files import check_regular
 
 _NOT_VIDEO = {"tty", "bin", "xbin", "adf", "idf", "data"}  # text, which ffmpeg would render
-# A header may claim 16384x16384 pixels where there are none; 8192x4320 and its decoder's margins are below this.
+# A damaged header may claim 16384x16384 pixels. 8192x4320 with the decoder's margins is below this limit.
 _MAX_PIXELS = 36_000_000
 READ_ONLY_FILES = ["-protocol_whitelist", "file,crypto,data", "-max_pixels", str(_MAX_PIXELS)]
 MAX_RATE = 240
@@ -36,7 +36,7 @@ class VideoInfo:
 
 
 def probe(path):
-    """Decode the first frame of a video file: its VideoInfo.
+    """Decode the first frame of a video file and return its VideoInfo.
 
     Raises:
         InputError: the file is missing, unreadable, or not a video.
@@ -106,7 +106,7 @@ def _nominal_rate(path, average, lowest):
 
 
 def stream_ends(path):
-    """Read the packets of a file: seconds at which its video ends, and at which all of it ends."""
+    """Read the packets of a file. Returns (end of the video, end of all streams) in seconds, as Fractions."""
     packets = ["-map", "0:V:0", "-map", "0:a?", "-c", "copy", "-f", "framecrc", "-"]
     done = run([*READ_ONLY_FILES, "-i", url(path), *packets])
     ticks = {int(stream): Fraction(tick.decode()) for stream, tick in re.findall(rb"#tb (\d+): (\S+)", done.stdout)}
@@ -121,7 +121,7 @@ def stream_ends(path):
 
 
 def url(path):
-    """A file as ffmpeg takes it whatever its name: a leading dash, a colon, a percent sign."""
+    """Return a path as a URL for ffmpeg. Dashes, colons and percent signs in the name are safe."""
     return f"file:{Path(path).absolute()}"
 
 
@@ -133,7 +133,7 @@ def run(arguments):
 
 
 def reason(log):
-    """The most telling line of ffmpeg's log."""
+    """Return the most informative line of ffmpeg's log."""
     lines = [re.sub(r"^(\[[^]]*\] *)+", "", line).strip() for line in log.decode("utf-8", "replace").splitlines()]
     telling = [line for line in lines if "exceeds specified max pixel count" in line or "moov atom not found" in line]
     return (telling or [line for line in lines if line] or ["ffmpeg gives no reason"])[-1]

@@ -1,4 +1,4 @@
-"""What a command line names: files, folders, globs, cameras, addresses and stdin; and where each result is written."""
+"""Inputs of a command line (files, folders, globs, cameras, addresses, stdin) and the paths of their results."""
 
 import glob
 import json
@@ -19,7 +19,7 @@ from utils.download import Remote, fetch
 from utils.errors import InputError
 from utils.images import IMAGE_SUFFIXES, is_image
 
-CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")  # that hold H.264; videos are written as these
+CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")  # suffixes of videos that can be written (H.264)
 MARK = "_detections"
 _VIDEO_SUFFIXES = (*CONTAINERS, ".avi", ".webm", ".wmv", ".flv", ".mpg", ".mpeg", ".ts", ".gif", ".3gp", ".mts")
 # Formats that a file without an image's suffix may have (Pillow's names); all of them can be read.
@@ -33,7 +33,7 @@ class Input:
     Attributes:
         kind: "image", "video" or "live" (a camera or a network stream).
         source: Path of a file, number of a camera, or address of a stream.
-        name: as it is called in results and messages.
+        name: its name in results and messages.
         folder: the input folder that it was found in, if any.
         target: Path of its result; None until `with_targets`.
     """
@@ -47,14 +47,14 @@ class Input:
 
 @contextmanager
 def open_inputs(names, recursive=False):
-    """Find what the names stand for. Files of the web and stdin are copied to a temporary folder for as long.
+    """Find the inputs that the names stand for. Web files and stdin are copied to a temporary folder meanwhile.
 
     Args:
         names: files, folders of images, globs, numbers of cameras, http(s) and rtsp addresses, "-" for stdin.
         recursive: also search the subfolders of folders; "**" in a glob does so anyway.
 
     Yields:
-        (list of Input, list of InputError): the errors are about names that stand for nothing.
+        (list of Input, list of InputError): one error for each name without inputs.
     """
     inputs, errors = [], []
     with TemporaryDirectory() as temporary:
@@ -107,7 +107,7 @@ def _from_stdin(temporary):
 
 
 def _from_web(address, temporary):
-    """Download a file; an address that is not one of a file is a stream."""
+    """Download a file. Any other address is a stream."""
     parts = urlsplit(address)
     name = Path(unquote(parts.path)).name
     suffix = Path(name).suffix.lower()
@@ -127,7 +127,7 @@ def list_folder(folder, recursive=False):
         Inputs, sorted by path.
 
     Raises:
-        InputError: there is none.
+        InputError: there are no inputs.
     """
     paths = folder.rglob("*") if recursive else folder.iterdir()
     paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
@@ -144,7 +144,7 @@ def list_folder(folder, recursive=False):
 
 
 def _holds_image(path):
-    """Return whether the content of a file is that of an image, whatever its name."""
+    """Return True if the content of a file is an image. The name is ignored."""
     try:
         with Image.open(path, formats=_FORMATS):
             return True
@@ -153,19 +153,19 @@ def _holds_image(path):
 
 
 def is_still_image(path):
-    """Return whether a file is to be read as an image and not as a video, which a GIF is."""
+    """Return True if a file is read as an image, not as a video. A GIF is read as a video."""
     return is_image(path) or (path.is_file() and path.suffix.lower() != ".gif" and _holds_image(path))
 
 
 def with_targets(inputs, output=None):
-    """Give each input the path of its result.
+    """Return the inputs with the paths of their results.
 
-    The result of a single video is `output`, or output.mp4; that of a single image is `output`, or
-    NAME_detections.SUFFIX beside it. Otherwise `output` is a folder for the results; without it each result is beside
-    its input, those of live sources, the web and stdin in the current folder.
+    A single video is written to `output`, or to output.mp4. A single image is written to `output`, or to
+    NAME_detections.SUFFIX beside it. For other inputs, `output` is a folder. Without it, each result is written beside
+    its input; results of live sources, web files and stdin are written to the current folder.
 
     Raises:
-        InputError: `output` doesn't fit.
+        InputError: `output` has an unsupported suffix, or is a file but must be a folder.
     """
     alone = len(inputs) == 1 and inputs[0].folder is None
     into = Path(output) if output is not None else None
@@ -202,7 +202,7 @@ def _beside(one):
 
 
 def _result_name(one, mark):
-    """Results have a suffix that can be written; a.gif becomes a.gif.jpg, since there may be an a.jpg."""
+    """Return a file name with a suffix that can be written; a.gif gives a.gif.jpg, since there may be an a.jpg."""
     suffixes, default = (IMAGE_SUFFIXES, ".jpg") if one.kind == "image" else (CONTAINERS, ".mp4")
     path = one.source if isinstance(one.source, Path) else Path(re.sub(r"[^\w.-]+", "_", one.name))
     if path.suffix.lower() in suffixes:
@@ -220,10 +220,10 @@ def make_folders(inputs):
 
 
 class Written:
-    """The files that this program has written, so that it overwrites those alone.
+    """The list of files that this program has written. It overwrites only these.
 
-    They are kept in the user's cache folder with size and time: a file that was changed since is not in it. Without a
-    cache folder nothing is.
+    The list is in the user's cache folder, with sizes and times: a file that was changed later is not overwritten.
+    Without a cache folder, the list is empty.
     """
 
     def __init__(self):

@@ -21,7 +21,7 @@ from utils.errors import InputError
 from utils.files import whole_file
 
 BATCH_SIZES = (1, 3)  # of the check
-STRAY = 0.02  # share of detections that rounding may decide otherwise
+STRAY = 0.02  # maximum fraction of detections that may differ, because of rounding
 
 
 class FromBytes(nn.Module):
@@ -30,8 +30,8 @@ class FromBytes(nn.Module):
     Args:
         net: an SSD without BatchNorm on CPU.
         channel_order: "RGB" or "BGR", as the network expects it.
-        half: compute in float16; the outputs are float32 in any case.
-        detect: a Detect layer; the output is then what it returns, [B, C, top_k, 5].
+        half: compute in float16; the outputs are always float32.
+        detect: a Detect layer; the output is then its result, [B, C, top_k, 5].
     """
 
     def __init__(self, net, channel_order, half=False, detect=None):
@@ -50,7 +50,7 @@ class FromBytes(nn.Module):
 
 
 def traceable_detect(detect, loc, scores, priors):
-    """As `detect(loc, scores, priors)`, for background class 0, in operations that ONNX has."""
+    """Compute `detect(loc, scores, priors)` with operations that ONNX supports; class 0 is the background."""
     k = min(detect.top_k, len(priors))
     scores, prior = scores.transpose(1, 2)[:, 1:].topk(k)  # [B, C - 1, K]
     boxes = decode(loc, priors, detect.variance)[:, None].expand(-1, scores.shape[1], -1, -1)
@@ -58,7 +58,7 @@ def traceable_detect(detect, loc, scores, priors):
 
     candidate = (scores > detect.conf_thresh).flatten().nonzero()[:, 0]
     row = candidate // k
-    # Boxes of one class and image compete. Shifted into cells of a grid, the others don't overlap them.
+    # NMS applies to the boxes of one class and image, so each such group is shifted into its own cell of a grid.
     label, image = row % scores.shape[1], row // scores.shape[1]
     cells = 4.0 * torch.stack([label, image, label, image], dim=1)
     kept = nms(boxes.flatten(0, 2)[candidate].clamp(-1, 2) + cells, scores.flatten()[candidate], detect.nms_thresh)
@@ -150,9 +150,9 @@ def _disagreement(path, images, heads, detect, half):
 
 
 def _stray(found, expected, tolerance):
-    """Compare detections [B, C, K, 5]; return (number without their like on the other side, number in all).
+    """Compare detections [B, C, K, 5]; return (number without an equal on the other side, number of all).
 
-    A detection has its like anywhere in its class: close scores may change places.
+    The equal may be anywhere in the class, because the order of close scores can change.
     """
     stray = count = 0
     for one, other in zip(found.flatten(0, 1), expected.flatten(0, 1), strict=True):

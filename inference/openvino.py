@@ -1,8 +1,8 @@
-"""The network in OpenVINO, on CPU: float32, bfloat16 if the CPU computes in it, or int8.
+"""The network in OpenVINO, on CPU: float32, bfloat16 if the CPU supports it, or int8.
 
 int8 is post-training quantization by NNCF: it runs calibration images through the network to learn the range of each
-feature map, and values beyond that range are clipped later. The default images are augmented frames of the bundled
-clip: with distorted colors, expansion and crops, feature maps reach the values that real photographs cause.
+feature map, and values beyond that range are clipped later. The default images are frames of the bundled clip with
+SSD's data augmentation, which extends the ranges of the feature maps to those of real photographs.
 """
 
 import contextlib
@@ -33,11 +33,11 @@ from utils.images import is_image, read_image
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample.mp4"
 CALIBRATION_IMAGES = 128
-# Layers that stay in float32. It costs next to no time, and int8 would cost accuracy: the first convolution, because
-# int8 drops a bit of its input, and the heads of the small feature maps.
+# Layers that stay in float32, because int8 saves almost no time here and costs accuracy: the first convolution (int8
+# drops a bit of its input) and the heads of the small feature maps.
 FLOAT_LAYERS = [r".*\.vgg\.0/.*", r".*\.(loc|conf)\.[2-9]/.*"]
 _HINTS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "f32"}  # int8: for the layers in float32
-_CACHE_FORMAT = "3"  # to be raised when the way of quantizing changes
+_CACHE_FORMAT = "3"  # increase it when the quantization changes
 _DAMAGED = (OSError, EOFError, ValueError, LookupError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
@@ -62,7 +62,7 @@ def choose_openvino_precision(name):
     """Return the torch.dtype for a precision's name; "auto" keeps the accuracy, so it is never int8.
 
     Raises:
-        InputError: OpenVINO, or this CPU, does not compute in it, or a package is missing.
+        InputError: OpenVINO or this CPU does not support it, or a package is missing.
     """
     (openvino, *_) = require("openvino", *(["nncf"] if name == "int8" else []))
     if name in ("float32", "int8"):
@@ -77,7 +77,7 @@ def choose_openvino_precision(name):
 
 
 class OpenVINONetwork:
-    """The network in OpenVINO, with as many threads as PyTorch uses now. Can be called from several threads.
+    """The network in OpenVINO, with PyTorch's current number of threads. Can be called from several threads.
 
     Args:
         net: an SSD without BatchNorm, float32 on CPU; its weights are shared.

@@ -1,4 +1,4 @@
-"""What a run leaves behind besides its images: JSON lines, CSV, COCO results, crops, messages, a summary, a window."""
+"""Output besides images and videos: JSON lines, CSV, COCO results, crops, messages, a summary, a window."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ def say(text, file=None):
 
 
 def _print(text, file):
-    """Print and flush. An output that is closed (`| head -1`) or full does not end the run: the rest is dropped."""
+    """Print and flush. If the output is closed (`| head -1`) or full, the run continues and the rest is dropped."""
     try:
         print(text, file=file, flush=True)
     except OSError:
@@ -42,14 +42,14 @@ def _print(text, file):
 class Results:
     """Writes detections as JSON lines, CSV and COCO results. Each file is complete under its name or not there.
 
-    A JSON line holds the file's name, the frame's index (of images: a running number), its time in seconds, and
-    "detections": label, score, and box as x1, y1, x2, y2 in pixels. A row of the CSV is a detection. COCO's results are
-    for images alone: the image id is the number that the file's name is, or the name.
+    A JSON line contains the file's name, the frame's index (for images a running number), its time in seconds, and
+    "detections": label, score, and box as x1, y1, x2, y2 in pixels. The CSV has a row per detection. COCO results are
+    for images only; the image id is the file's name without suffix, as an integer if it is one.
 
     Args:
         inputs: list of inference.inputs.Input.
         json, csv, coco: paths, or None; "-" as `json` is stdout.
-        ranks: the Ranks of the job (training.distributed); the results of all are written by the first one, at the end.
+        ranks: the Ranks of the job (training.distributed); rank 0 writes the results of all, at the end.
 
     Raises:
         InputError: a file can't be written.
@@ -59,7 +59,7 @@ class Results:
         self._places = {str(one.source): (index, one.name) for index, one in enumerate(inputs)}
         self._json, self._csv, self._coco = json, csv, coco
         self._ranks = ranks if ranks and ranks.world > 1 else None
-        self._kept = []  # until the end: (index of the input, records), of several processes
+        self._kept = []  # with several processes, until the end: (index of the input, record)
         self._coco_results, self._images = [], 0
         self._files = {}
 
@@ -109,7 +109,7 @@ class Results:
             record["frame"] = self._images
             self._images += 1
         if self._json == STDOUT:
-            _print(json.dumps(record), sys.stdout)  # ASCII: names may hold letters that a terminal or a file can't
+            _print(json.dumps(record), sys.stdout)  # ASCII: a terminal may not support all letters
         elif "json" in self._files:
             self._files["json"].write(json.dumps(record) + "\n")
         if "csv" in self._files:
@@ -202,7 +202,7 @@ class Summary:
 
     @property
     def found(self):
-        """The number of objects by class, in words."""
+        """The number of objects by class, as text."""
         return ", ".join(f"{name} {number}" for name, number in self.objects.most_common()) or "none"
 
     def __str__(self):

@@ -1,7 +1,7 @@
 """Run a Detector over many frames or images: in several threads, in order, with few images in memory.
 
-On CPU, frames side by side with one thread each are faster than one frame with all threads: these wait for each other
-after every layer, and spin while other processes (ffmpeg) need the cores.
+On CPU, several frames at once with one thread each are faster than one frame with all threads. Threads of one frame
+wait for each other after every layer, and use the cores that other processes (ffmpeg) need.
 """
 
 from collections import deque
@@ -40,7 +40,7 @@ def in_order(function, items, workers, threads=1):
     """Yield function(item) for each item, in order, computed by several threads ahead of the caller.
 
     At most `workers` + SLACK items are in progress. `items` is consumed by the calling thread. An exception of
-    `function` is raised here, in its item's turn. Close the generator if it is not used up (contextlib.closing).
+    `function` is raised in the order of the items. Close the generator if you stop early (contextlib.closing).
 
     Args:
         workers: number of threads. threads: number of PyTorch and OpenCV threads for each of them.
@@ -75,11 +75,11 @@ class Pipeline:
         labels: keep only detections of these classes; None keeps all.
         batch_size: images per pass of the network; None is 16 on CUDA, and 1 elsewhere and for live sources.
         draw: called with each image and its Detections, to draw them in place; None draws nothing.
-        on_result: called in order with the Detections and file=name, frame=index, time=seconds; of images with
-            file=path alone.
+        on_result: called in order with the Detections and file=name, frame=index, time=seconds; for images only
+            with file=path.
         crops: output.Crops, or None.
         display: output.Display, or None.
-        stop: ends the work early once it is true (utils.system.StopSignals), as does the closed display.
+        stop: the work ends early when it is true (utils.system.StopSignals) or the display is closed.
         show_progress: show a progress bar if stderr is a terminal.
     """
 
@@ -109,7 +109,7 @@ class Pipeline:
 
     @property
     def stopped(self):
-        """Whether the work is to end."""
+        """True if the work should end."""
         return bool(self.stop or (self.display and self.display.closed))
 
     @report_out_of_memory(_LESS_MEMORY)

@@ -14,13 +14,13 @@ OUTPUTS, TILE = 4, 6  # side of a tile's outputs and inputs
 POINTS = TILE * TILE
 CHUNK = 400  # tiles in work at a time: large enough for fast matrix products, small enough for the CPU's cache
 
-# A row of 3 kernel values to 6 points; both directions at once are the Kronecker product, [36, 9].
+# Transforms 3 kernel values to 6 points. The Kronecker product, [36, 9], transforms both directions at once.
 _KERNEL = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], dtype=torch.float64)
 _KERNEL_2D = torch.kron(_KERNEL / 24, _KERNEL / 24)
 
 
 def use_winograd(net):
-    """Replace each 3x3 convolution of stride 1 that gains by a WinogradConv2d, in place; return their number.
+    """Replace each 3x3 convolution that becomes faster by a WinogradConv2d, in place; return their number.
 
     The network is for float32 inference on CPU from then on. Its state dict keeps its keys and its tensors.
     """
@@ -46,8 +46,8 @@ class WinogradConv2d(nn.Module):
     """A 3x3 convolution of stride 1 and padding 1, for inference.
 
     Args:
-        conv: nn.Conv2d, whose parameters are shared. The kernels are transformed now and take four times the memory;
-            later changes of the weight have no effect.
+        conv: nn.Conv2d; its parameters are shared. The transformed kernels are computed once and take four times the
+            memory, so later changes of the weight have no effect.
     """
 
     def __init__(self, conv):
@@ -128,7 +128,7 @@ def _write_outputs(points, bias, tiles):
 
 
 # The transforms in one direction, over the first dimension. They are written out because most of their factors are 0
-# or shared, and in place because memory limits them.
+# or shared, and in place because memory bandwidth limits their speed.
 
 
 def _transform_inputs(d, out):

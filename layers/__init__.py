@@ -1,4 +1,4 @@
-"""SSD's own mathematics, on tensors alone: box forms, matching, priors, detection, loss."""
+"""The mathematics of SSD on tensors: box forms, matching, priors, detection, loss."""
 
 from .functions import Detect, PriorBox
 from .modules import L2Norm, MultiBoxLoss

@@ -34,14 +34,14 @@ def jaccard(box_a, box_b):
 
     NaN if neither box of a pair has an area.
     """
-    return ops.box_iou(box_a, box_b.t().contiguous().t())  # twice as fast with one coordinate after the other
+    return ops.box_iou(box_a, box_b.t().contiguous().t())  # twice as fast if each coordinate is contiguous
 
 
 def encode(matched, priors, variances):
-    """Offsets that turn priors into boxes: the network's regression targets (equation 2 of the paper).
+    """Return the offsets from priors to boxes, the regression targets (equation 2 of the paper).
 
     Args:
-        matched: corners [..., P, 4], the box of each prior.
+        matched: corners [..., P, 4], the box that each prior is matched to.
         priors: center-size [P, 4] (or [..., P, 4]).
         variances: (center, size) scales of the offsets.
 
@@ -63,21 +63,21 @@ def decode(loc, priors, variances):
 
 
 def log_sum_exp(x):
-    """log(sum(exp(x))) over the last axis, which is kept: [N, C] -> [N, 1]."""
+    """log(sum(exp(x))) over the last axis, with keepdim: [N, C] -> [N, 1]."""
     return torch.logsumexp(x, dim=-1, keepdim=True)
 
 
 def nms(boxes, scores, overlap=0.5, top_k=200):
-    """Non-maximum suppression of one class among its `top_k` best scores, in the lineage's form.
+    """Non-maximum suppression of one class, with the return values of ssd.pytorch.
 
     Args:
         boxes: corners [N, 4].
         scores: [N].
-        overlap: a box that overlaps a better kept one by more than this is dropped.
-        top_k: number of boxes that enter.
+        overlap: a box is dropped if its IoU with a kept box of higher score is greater than this.
+        top_k: only this many boxes, those with the highest scores, are considered.
 
     Returns:
-        (keep, count): int64 [N], of which the first `count` are the kept indices, best first; the rest is 0.
+        (keep, count): int64 [N]; its first `count` entries are the kept indices, best first, the others are 0.
     """
     keep = torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
     best = scores.topk(min(top_k, len(scores))).indices
@@ -91,7 +91,7 @@ def match(threshold, truths, priors, variances, labels, loc_t, conf_t, idx):
     """Match the priors to the objects of one image and write its row of the targets.
 
     Args:
-        threshold: least overlap at which a prior is matched to an object that does not own it.
+        threshold: minimum overlap of a match, see `match_priors`.
         truths: corners [N, 4]; N may be 0.
         priors: center-size [P, 4].
         variances: (center, size) scales of the offsets.
@@ -101,7 +101,7 @@ def match(threshold, truths, priors, variances, labels, loc_t, conf_t, idx):
         idx: the row.
     """
     truth_of_prior = match_priors(threshold, truths, priors)  # [P]
-    prior = (truth_of_prior >= 0).nonzero()[:, 0]  # one in a hundred: only these are worth encoding
+    prior = (truth_of_prior >= 0).nonzero()[:, 0]  # about 1 % of the priors: encode only these
     truth = truth_of_prior[prior]
     loc_t[idx], conf_t[idx] = 0, 0
     loc_t[idx, prior] = encode(truths[truth], priors[prior], variances).to(loc_t.dtype)
@@ -109,11 +109,11 @@ def match(threshold, truths, priors, variances, labels, loc_t, conf_t, idx):
 
 
 def match_priors(threshold, truths, priors):
-    """The object that each prior is matched to (section 2.2 of the paper, "Matching strategy").
+    """Match each prior to an object (section 2.2 of the paper, "Matching strategy").
 
-    Each object first gets one prior of its own, greedily by overlap over all pairs, as in the paper's code: two objects
-    that share their best prior both keep one. Each remaining prior is matched to the object that it overlaps most, if
-    by `threshold` or more. An object without area overlaps nothing and gets no prior.
+    First, each object is matched to one prior, greedily by descending overlap, as in the paper's code. Two objects with
+    the same best prior get one each. Then each remaining prior is matched to the object with the highest overlap if
+    that is at least `threshold`. An object without area gets no prior.
 
     Args:
         threshold: in 0..1.
@@ -128,8 +128,8 @@ def match_priors(threshold, truths, priors):
     overlaps = jaccard(truths, point_form(priors)).nan_to_num(0.0)  # [N, P]
     best_overlap, best_truth = overlaps.max(dim=0)
     truth_of_prior = best_truth.where(best_overlap >= threshold, -1)
-    # A pair in which each is the other's best among those still free belongs to the greedy matching, whatever the rest
-    # is. So a round settles all such pairs; only objects that lost their best prior need another.
+    # If an object and a prior overlap each other most, among the unmatched ones, the greedy matching pairs them. Each
+    # round matches all such pairs. Only an object whose best prior went to another object needs another round.
     while True:
         best_overlap, prior = overlaps.max(dim=1)  # [N]
         rival = overlaps[:, prior].argmax(dim=0)  # [N]: the object that overlaps this prior most

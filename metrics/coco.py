@@ -17,10 +17,10 @@ FIGURES = (
 
 
 def evaluate_coco(annotations, results, category_ids, image_ids):
-    """Return COCO's figures by name, and by class name {"AP": ..., "AP50": ...}; NaN without ground truth.
+    """Return (COCO's figures by name, {class name: {"AP": ..., "AP50": ...}}); NaN without ground truth.
 
-    annotations: content of an instances JSON, whose annotations may lack id, area and iscrowd. results: list of dicts
-    with image_id, category_id, bbox and score. Other categories and images than the given ones are left out.
+    annotations: content of an instances JSON; id, area and iscrowd of an annotation may be missing. results: list of
+    dicts with image_id, category_id, bbox and score. Only the given categories and images are scored.
     """
     with redirect_stdout(StringIO()):  # pycocotools prints its progress
         truth = COCO()
@@ -45,10 +45,10 @@ def evaluate_coco(annotations, results, category_ids, image_ids):
 
 
 def annotations_from_arrays(ground_truth, image_ids, class_names):
-    """Convert GroundTruthArrays of VOC boxes to the content of an instances JSON whose category ids are the names.
+    """Convert GroundTruthArrays of VOC boxes to the content of an instances JSON. The category ids are the names.
 
     VOC's corners are pixels that belong to the object, so a box is (xmin - 1, ymin - 1, xmax - xmin + 1,
-    ymax - ymin + 1). A difficult object becomes a crowd, the one kind that counts neither as found nor as missed.
+    ymax - ymin + 1). A difficult object becomes a crowd, because COCO does not count crowds.
     """
     corners = ground_truth.boxes
     boxes = np.column_stack([corners[:, :2] - 1, corners[:, 2:] - corners[:, :2] + 1])
@@ -64,7 +64,7 @@ def annotations_from_arrays(ground_truth, image_ids, class_names):
 
 
 def results_from_arrays(detections, image_ids, category_ids):
-    """Convert DetectionArrays to COCO result dicts, without the classes whose entry in `category_ids` is None."""
+    """Convert DetectionArrays to COCO result dicts. Classes with None in `category_ids` are left out."""
     corners = detections.boxes
     boxes = np.column_stack([corners[:, :2] - 1, corners[:, 2:] - corners[:, :2]])
     columns = (detections.images, detections.labels, boxes, detections.scores)
@@ -76,11 +76,11 @@ def results_from_arrays(detections, image_ids, category_ids):
 
 
 def _complete(number, row):
-    """Add what pycocotools takes for granted to an annotation, numbered from 1: it takes id 0 for no object."""
+    """Add the fields that pycocotools needs. Ids count from 1, because pycocotools treats id 0 as no object."""
     area = row["area"] if isinstance(row.get("area"), int | float) else row["bbox"][2] * row["bbox"][3]
     return {**row, "id": number, "area": area, "iscrowd": int(bool(row.get("iscrowd")))}
 
 
 def _figure(value):
-    """Convert a figure of pycocotools, whose -1 means that there was nothing to measure."""
+    """Convert a figure of pycocotools; -1 (no ground truth) becomes NaN."""
     return float(value) if value > -1 else float("nan")

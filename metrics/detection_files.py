@@ -45,7 +45,7 @@ def read_detection_files(folder, split, ids, class_names):
     """Read all detection files of a split with the given image ids and annotated classes.
 
     Returns:
-        Sorted names of the classes with annotations or a file; DetectionArrays whose labels index them; notes.
+        (sorted names of the classes with annotations or a file, DetectionArrays with labels of these, notes).
 
     Raises:
         InputError: a line is not an id and five finite numbers, or all files are of other classes or images.
@@ -100,7 +100,7 @@ def _read_file(path):
 
 
 def _as_numbers(rows):
-    """Return all but the first field of rows of six as float64 [R, 5], or None if a row is invalid."""
+    """Return fields 2 to 6 of each row as float64 [R, 5], or None if a row is invalid."""
     try:
         numbers = np.array([row[1:] for row in rows], dtype=np.float64).reshape(len(rows), 5)
     except ValueError:
@@ -109,7 +109,7 @@ def _as_numbers(rows):
 
 
 def read_results(path, image_ids, category_ids):
-    """Read a COCO results JSON: DetectionArrays, and notes about results of other images and categories.
+    """Read a COCO results JSON. Returns DetectionArrays, and notes about results of other images and categories.
 
     Raises InputError if the file or an entry is invalid, or none is of the given images and categories.
     """

@@ -1,4 +1,4 @@
-"""Run a detector on a split, or read finished detections, and score them."""
+"""Run a detector on a split, or read saved detections, and score them."""
 
 import time
 from contextlib import closing
@@ -19,10 +19,10 @@ from utils.images import read_image
 
 
 def detect_images(detector, paths, *, batch_size=8, show_progress=True, num_workers=0, ranks=None):
-    """Run a Detector on image files: (DetectionArrays in the order of the images, images per second).
+    """Run a Detector on image files. Returns (DetectionArrays in the order of the images, images per second).
 
-    Each worker reads and detects a batch; num_workers 0: as `share_threads` says. The progress bar needs a terminal.
-    With the Ranks of a job of several processes, each detects its share of the batches, and all get the whole result.
+    Each worker thread reads a batch and runs the detector; num_workers 0: see `share_threads`. The progress bar needs a
+    terminal. With `ranks`, each process handles its share of the batches, and all get the whole result.
     Raises InputError if an image can't be read.
     """
 
@@ -59,7 +59,7 @@ class Scored:
     title: str  # as printed
     class_names: tuple[str, ...]  # of the labels
     detections: DetectionArrays
-    source: dict  # where they come from, for results.json
+    source: dict  # their origin, for results.json
     notes: tuple[str, ...] = ()  # a line for each kind of detections that were left out
 
 
@@ -67,7 +67,7 @@ class Scored:
 class Evaluation:
     """The result of an evaluation."""
 
-    title: str  # what was scored on what
+    title: str  # such as "NAME on VOC2007 test"
     images: EvaluationSet
     scored: Scored
     ground_truth: GroundTruthArrays  # of the scored classes
@@ -79,7 +79,7 @@ class Evaluation:
 
 
 def read_detections(path, images):
-    """Read finished detections: a folder of det_<split>_<class>.txt, or a COCO results JSON. Returns a Scored.
+    """Read saved detections: a folder of det_<split>_<class>.txt, or a COCO results JSON. Returns a Scored.
 
     Raises InputError if a file is missing or invalid.
     """
@@ -92,7 +92,7 @@ def read_detections(path, images):
 
 
 def evaluate(images, scored, rule="both", coco_metrics=False):
-    """Score detections (Scored) on an EvaluationSet: an Evaluation.
+    """Score detections (Scored) on an EvaluationSet. Returns an Evaluation.
 
     rule: "reference", "devkit" or "both", for VOC's AP. coco_metrics: compute COCO's figures for other data, too.
     Raises InputError if none of the objects is of a scored class.
@@ -112,5 +112,5 @@ def evaluate(images, scored, rule="both", coco_metrics=False):
 
 
 def coco_results(images, scored):
-    """Return the detections as COCO result dicts, without classes that a COCO set doesn't list."""
+    """Return the detections as COCO result dicts, without classes that are not in the COCO set."""
     return results_from_arrays(scored.detections, images.ids, images.category_ids(scored.class_names))

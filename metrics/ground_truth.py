@@ -21,11 +21,11 @@ class EvaluationSet:
     title: str  # as printed, such as "VOC2007 test"
     split: str  # as in det_<split>_<class>.txt
     folder: Path  # of the data
-    ids: tuple  # names of the images; of COCO the JSON's ids
-    paths: tuple[Path, ...]  # image files; empty if they were not asked for
-    class_names: tuple[str, ...]  # of the annotated classes, sorted; of COCO the JSON's categories
+    ids: tuple  # names of the images; for COCO the JSON's ids
+    paths: tuple[Path, ...]  # image files; empty if not requested
+    class_names: tuple[str, ...]  # annotated classes, sorted; for COCO the JSON's categories
     objects: GroundTruthArrays  # labels index class_names
-    coco: COCOAnnotations | None  # of a COCO set
+    coco: COCOAnnotations | None  # None for other data
     notes: tuple[str, ...]  # a line for each kind of data that was left out
 
     def category_ids(self, class_names):
@@ -36,7 +36,7 @@ class EvaluationSet:
         return [id_of.get(name) for name in class_names]
 
     def ground_truth(self, class_names):
-        """Return the objects of `class_names` as GroundTruthArrays whose labels index it, and notes about the others.
+        """Return the objects of `class_names` (GroundTruthArrays, labels index it), and notes about the others.
 
         Raises InputError if there are no objects of these classes, or difficult ones only.
         """
@@ -53,7 +53,7 @@ class EvaluationSet:
 
 
 def open_evaluation_set(dataset, root=None, split=None, images=True):
-    """Read the ground truth of a split: an EvaluationSet.
+    """Read the ground truth of a split as an EvaluationSet.
 
     Args:
         dataset: "VOC", "COCO", "ILSVRC", or a folder in VOC format.
@@ -94,7 +94,7 @@ def _first_split(folder, preferred, other):
 
 
 def _open(data, title, split, with_images):
-    """Read the EvaluationSet of a data set of data/. An image that the split lists twice is scored once."""
+    """Read the EvaluationSet of a data set. An image that is listed twice is scored once."""
     coco = data.annotations if isinstance(data, COCODetection) else None
     annotations = [data.annotation_path(index) for index in range(len(data.ids))]
     names = data.ids if coco else [Path(path).stem for path in annotations]
@@ -126,7 +126,7 @@ def _open(data, title, split, with_images):
 
 
 def _leave_out(index_of, path_of, text):
-    """Remove the images from {name: index} for which a file is missing; returns a note about them."""
+    """Remove images with a missing file from {name: index}; return a note about them."""
     missing = [name for name, index in index_of.items() if not os.path.isfile(path_of(index))]  # noqa: PTH113 (never raises)
     for name in missing:
         del index_of[name]
@@ -140,7 +140,7 @@ def _read_objects(data, index):
         name_of = dict(zip(data.annotations.category_ids, data.annotations.class_names, strict=True))
         boxes = np.array([entry["bbox"] for entry in entries], dtype=np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        crowds = [bool(entry.get("iscrowd")) for entry in entries]  # detections on them count neither way
+        crowds = [bool(entry.get("iscrowd")) for entry in entries]  # detections on crowds are ignored
         return [name_of[entry["category_id"]] for entry in entries], boxes + 1, crowds
     annotation = read_annotation(data.annotation_path(index))
     name_of = ILSVRC_SYNSETS if isinstance(data, ILSVRCDetection) else {}
@@ -148,7 +148,7 @@ def _read_objects(data, index):
 
 
 def note(text, noun, names):
-    """Return one line in a list, `text` with its {} replaced by the count of names, and the first ones; [] for none."""
+    """Return a list of one line: `text` with the count of names in place of {}, and the first names; [] without any."""
     text = text.replace("{}", count(len(names), noun), 1)  # not str.format(): it may contain a name with braces
     return [printable(f"{text}: {_first(names)}")] if names else []
 

@@ -15,7 +15,7 @@ from utils.images import read_image
 
 FALSE, TRUTH, OTHER = (230, 57, 40), (46, 175, 80), (245, 170, 40)  # RGB of boxes; the page's legend names them
 _SIDE = 240  # of a crop, in pixels
-_NEAR = 0.1  # boxes with a lower IoU have nothing to do with each other
+_NEAR = 0.1  # boxes with a lower IoU are unrelated
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; color: #222; background: #fafafa;
@@ -54,7 +54,7 @@ def find_mistakes(result, detections, ground_truth, threshold, most=6):
     found come first, then those found at a lower score, large ones before small ones.
 
     Returns:
-        For each class: at most `most` false positives and misses, a list of Mistakes, and the numbers of both in all.
+        For each class: (at most `most` Mistakes of each kind, number of false positives, number of missed objects).
     """
     names, found = [each.name for each in result.classes], []
     scores, threshold = detections.scores.astype(np.float32), np.float32(threshold)  # compared as Detect does
@@ -105,7 +105,7 @@ def _why_missed(found_at, others, names):
 
 
 def write_mistakes_page(path, evaluation, headline, class_ap):
-    """Write the page of an Evaluation. headline: its mean AP with the rule; class_ap: the classes' APs as text."""
+    """Write the page of an Evaluation. headline: its mAP and rule, as text; class_ap: AP of each class, as text."""
     result, images, title = evaluation.voc[0], evaluation.images, escape(evaluation.title)
     mistakes = find_mistakes(result, evaluation.scored.detections, evaluation.ground_truth, evaluation.threshold)
     cards, by_image = {}, sorted((one for found, _, _ in mistakes for one in found), key=lambda one: one.image)
@@ -170,6 +170,6 @@ def draw_mistake(image, mistake):
         corners = np.clip((boxes_here - 1 - np.tile(low, 2)) * scale, 1, np.tile(size, 2) - 2)  # all edges are visible
         for x1, y1, x2, y2 in corners.round().astype(int).tolist():
             if width > 2:
-                cv2.rectangle(crop, (x1, y1), (x2, y2), (20, 20, 20), width + 2)  # a rim, visible on any ground
+                cv2.rectangle(crop, (x1, y1), (x2, y2), (20, 20, 20), width + 2)  # a rim, visible on any background
             cv2.rectangle(crop, (x1, y1), (x2, y2), color, width)
     return crop

@@ -18,7 +18,7 @@ from utils.files import whole_file
 
 
 def columns(evaluation):
-    """Return the kinds of AP in the table: tuples of heading, rule in words, mean, and list of the classes' APs."""
+    """Return a tuple for each kind of AP in the table: (heading, rule as text, mean, list of the AP per class)."""
     if evaluation.images.coco:
         figures, classes = evaluation.coco
         found = [classes.get(name, {"AP": math.nan, "AP50": math.nan}) for name in evaluation.scored.class_names]
@@ -48,7 +48,7 @@ def table(evaluation):
 
 
 def summary(evaluation):
-    """Return the lines below the table: what was scored, each mean with its rule, and what the means leave out."""
+    """Return the lines below the table: the title, each mean with its rule, and the classes that are left out of it."""
     lines = [f"{evaluation.title}: {count(len(evaluation.images.ids), 'image')}"]
     if not evaluation.images.coco:
         lines += [f"mAP {decimals(mean)}  {rule}" for _, rule, mean, _ in columns(evaluation)]
@@ -61,12 +61,12 @@ def summary(evaluation):
 
 
 def decimals(figure):
-    """Return a figure as it is printed everywhere, with four decimals; "-" for NaN."""
+    """Return a figure as text with four decimals; "-" for NaN."""
     return "-" if math.isnan(figure) else f"{figure:.4f}"
 
 
 def prepare_folder(folder, data_folder):
-    """Create the folder of a report and remove an earlier one; raises InputError if it lies in the data set."""
+    """Create the folder of a report and remove an earlier report. Raises InputError if it is inside the data set."""
     folder = Path(folder).expanduser()
     if folder.resolve().is_relative_to(Path(data_folder).resolve()):
         raise InputError(f"--save_folder {folder}: inside the data set {data_folder}; choose another folder")
@@ -88,7 +88,7 @@ def write_detections(folder, images, scored):
 
 
 def write_report(folder, evaluation, details):
-    """Write pr_curves.png, mistakes.html (if there are image files) and, last, results.json, with `details` in it.
+    """Write pr_curves.png, mistakes.html (if there are image files), and finally results.json with `details`.
 
     Returns the content of results.json.
     """
@@ -126,11 +126,11 @@ def _voc_figures(result):
 
 
 def _write_curves(path, evaluation, headline, ap):
-    """Draw precision over recall of each class with ground truth, a panel for each."""
+    """Draw precision over recall, one panel for each class with ground truth."""
     shown = [(each, figure) for each, figure in zip(evaluation.voc[0].classes, ap, strict=True) if each.objects]
     wide = min(5, len(shown))
     high = math.ceil(len(shown) / wide)
-    # Not by pyplot, which looks for a display. Names are plain text: "$" would start a formula.
+    # Not with pyplot, which needs a display. Names are not parsed, because "$" would start a formula.
     figure = Figure(figsize=(max(6, 2.6 * wide + 0.6), 2.3 * high + 1.3), layout="constrained")
     figure.suptitle(f"{evaluation.title}\n{headline}", fontsize=12, parse_math=False)
     figure.supxlabel("recall", fontsize=11)

@@ -1,12 +1,12 @@
 """Average precision as PASCAL VOC defines it: pure functions on arrays.
 
-Boxes are corners in pixels counted from 1, as in VOC's files: the annotation's numbers, and a detector's boxes (counted
-from 0) plus 1. The field has two rules:
+Boxes are corners in pixels counted from 1, as in VOC's files. A detector's boxes count from 0, so 1 is added to them.
+Two rules are in use:
 
     reference  ground truth minus 1, areas without + 1, IoU > 0.5, recall levels np.arange(0, 1.1, 0.1)
     devkit     no shift, widths and heights + 1, IoU >= 0.5, recall levels k / 10
 
-"reference" is what 77.43 was measured with (Python code descended from Fast R-CNN's); "devkit" is VOCevaldet.m.
+77.43 was measured with "reference" (Python code derived from Fast R-CNN's); "devkit" is VOCevaldet.m.
 """
 
 from dataclasses import dataclass, fields
@@ -18,7 +18,7 @@ FALSE_POSITIVE, TRUE_POSITIVE, IGNORED = 0, 1, -1
 
 @dataclass(frozen=True, eq=False)
 class Rule:
-    """A way of computing AP; lengths in pixels. strict: a match needs an IoU above 0.5, not just 0.5."""
+    """A rule for computing AP; lengths in pixels. strict: a match needs IoU > 0.5, otherwise IoU >= 0.5."""
 
     name: str
     ground_truth_shift: float
@@ -31,7 +31,7 @@ RULES = {
     "reference": Rule("reference", -1.0, 0.0, True, np.arange(0.0, 1.1, 0.1)),
     "devkit": Rule("devkit", 0.0, 1.0, False, np.arange(11) / 10),
 }
-PLAIN = Rule("plain", 0.0, 0.0, False, np.arange(11) / 10)  # for boxes with fractions of pixels, such as COCO's
+PLAIN = Rule("plain", 0.0, 0.0, False, np.arange(11) / 10)  # for boxes in fractions of pixels, such as COCO's
 
 _DTYPES = {"images": np.int64, "labels": np.int64, "scores": np.float64, "difficult": bool, "boxes": np.float64}
 
@@ -74,7 +74,7 @@ class GroundTruthArrays(_Rows):
 
 @dataclass(frozen=True)
 class ClassResult:
-    """Result of one class with D detections; the arrays follow their descending scores, ties keep their order."""
+    """Result of one class with D detections; the arrays are sorted by descending score, ties keep their order."""
 
     name: str
     ap_11: float  # over 11 recall levels (VOC2007); NaN without objects
@@ -101,7 +101,7 @@ class VOCResult:
 
 
 def evaluate_detections(detections, ground_truth, class_names, rule="reference"):
-    """Compute the mean average precision of DetectionArrays against GroundTruthArrays at IoU 0.5: a VOCResult.
+    """Compute the mAP of DetectionArrays against GroundTruthArrays at IoU 0.5. Returns a VOCResult.
 
     `class_names` names the labels; `rule` is a Rule or its name in RULES. A class without detections scores 0. A class
     without objects, or with difficult ones only, is left out of the mean.
@@ -132,9 +132,9 @@ def _evaluate_class(detections, ground_truth, label, name, rule):
 def best_threshold(detections, ground_truth, class_names):
     """Return (threshold, mean F1): the score threshold with the best F1, averaged over the classes with ground truth.
 
-    Matches are those of the reference rule; difficult objects count neither way. Thresholds are 0.00, 0.01 ... 0.99,
-    and detections count whose score is greater, compared in float32 as Detect does: the F1 holds for the threshold as
-    it is printed. Of several best thresholds it is the middle one. Without ground truth F1 is NaN.
+    Matches follow the reference rule, which ignores difficult objects. The thresholds are 0.00, 0.01 ... 0.99. A
+    detection counts if its score is greater than the threshold in float32, as in Detect. If several thresholds are
+    best, the middle one is returned. Without ground truth, F1 is NaN.
     """
     thresholds = np.arange(100) / 100
     f1 = []
@@ -153,8 +153,8 @@ def best_threshold(detections, ground_truth, class_names):
 def match_detections(iou, best, difficult, rule=RULES["reference"]):
     """Return the outcome (int8 [D]) of one class's detections, given `best_overlaps` by descending score.
 
-    A detection goes to the object of its image with the highest IoU. Only then it matters whether that object is
-    difficult (bool [G]) or taken: the second detection of an object is a false positive, even if it overlaps another.
+    A detection is matched to the object of its image with the highest IoU, even if that object is difficult (bool [G])
+    or matched already. The second detection of an object is a false positive, even if it overlaps another object.
     """
     overlaps = (best >= 0) & (iou > 0.5 if rule.strict else iou >= 0.5)
     on_difficult = overlaps & np.append(difficult, False)[best]
@@ -167,11 +167,11 @@ def match_detections(iou, best, difficult, rule=RULES["reference"]):
 
 
 def best_overlaps(detections, ground_truth, rule=RULES["reference"]):
-    """Return each detection's highest IoU with an object of its image, of any class, and that object.
+    """Return each detection's highest IoU with an object of its image, of any class, and that object's index.
 
     iou: float64 [D], 0 if the image has no object; best: int64 [D], the first of equals, -1 if there is none.
     """
-    by_image = np.argsort(ground_truth.images, kind="stable")  # the objects of an image are one run of it
+    by_image = np.argsort(ground_truth.images, kind="stable")  # the objects of an image are adjacent
     start, end = (np.searchsorted(ground_truth.images[by_image], detections.images, side) for side in ("left", "right"))
     # All pairs (detection, object of its image), flat.
     pairs = end - start
@@ -200,7 +200,7 @@ def paired_iou(boxes_a, boxes_b, size_offset=0.0):
 def precision_recall(outcome, objects):
     """Return recall and precision (float64 [D]) after each detection, from outcomes by descending score.
 
-    Ignored detections count neither way; precision is 0 before the first that counts. Recall is NaN without objects.
+    Ignored detections change neither. Precision is 0 before the first counted detection. Recall is NaN without objects.
     """
     true_positives = np.cumsum(outcome == TRUE_POSITIVE)
     counted = true_positives + np.cumsum(outcome == FALSE_POSITIVE)

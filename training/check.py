@@ -1,4 +1,4 @@
-"""The check of a data set before a run: every image and annotation is read once, and counted."""
+"""Check a data set before a run: read every image and annotation once, and count objects and problems."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from tqdm import tqdm
 
 from utils.errors import InputError
 
-MAX_UNUSABLE = 0.05  # of the images; more than that is an incomplete data set rather than a few damaged files
+MAX_UNUSABLE = 0.05  # fraction of the images; above it, the data set is probably incomplete
 MAX_EXAMPLES = 3  # named for each problem
 SLACK = 1  # pixel that a box may reach outside its image: some tools count from 0, some from 1
 
 
 @dataclass(frozen=True)
 class Found:
-    """What one image contains: labels of the boxes to train on, and the number of boxes with each problem."""
+    """The labels of an image's boxes to train on, and its number of boxes with each problem."""
 
     error: str = ""
     labels: tuple[int, ...] = ()
@@ -26,7 +26,7 @@ class Found:
 
 
 def check_images(images, class_names, ranks, num_workers=4, name_all=False):
-    """Read a data set once, print what it contains and what is wrong with it.
+    """Read a data set once, and print its objects per class and its problems.
 
     All ranks must call this; each reads its share of the images.
 
@@ -34,8 +34,8 @@ def check_images(images, class_names, ranks, num_workers=4, name_all=False):
         images: the data set.
         class_names: without background.
         ranks: the Ranks of the job.
-        num_workers: threads that read.
-        name_all: print every problem instead of the first ones.
+        num_workers: number of threads that read.
+        name_all: print all files with a problem instead of the first ones.
 
     Returns:
         The indices of the usable images.
@@ -107,7 +107,7 @@ def _class_table(labels_of_images, class_names):
 
 
 def _problem_lines(problems, max_examples):
-    """Return a line for each problem that occurs, and the first places."""
+    """Return a line for each problem that occurs, followed by its first files."""
     lines = []
     for text, places in problems:
         if places:

@@ -1,4 +1,4 @@
-"""Several processes that share a job, started by torchrun."""
+"""Distributed training, evaluation and detection: several processes, started by torchrun."""
 
 import os
 from contextlib import contextmanager
@@ -18,9 +18,9 @@ class Ranks:
 
     Attributes:
         rank: of this process. Rank 0 prints and writes files.
-        local: rank on this machine, which is also the number of its CUDA device.
+        local: rank on this machine, also the number of its CUDA device.
         world: number of processes.
-        control: gloo group for what the host has to know, without synchronizing with the device.
+        control: gloo group for values on the host; it does not synchronize with the device.
     """
 
     rank: int = 0
@@ -51,7 +51,7 @@ class Ranks:
             dist.barrier(group=self.control)
 
     def gather(self, share):
-        """Join the lists of all ranks in the order of the whole, of which rank r has items r, r + world, ..."""
+        """Join the lists of all ranks in the original order; rank r has items r, r + world, ..."""
         if self.world == 1:
             return share
         shares = [None] * self.world

@@ -23,7 +23,7 @@ from .optimizer import load_moments, set_learning_rate
 
 
 class Trainer:
-    """A network in training: its step, and the state from which it continues exactly.
+    """A network in training: one step, and the state to resume from.
 
     Args:
         net: an SSD on its device, in training mode.
@@ -31,10 +31,10 @@ class Trainer:
         optimizer: torch optimizer.
         ranks: the Ranks of the job.
         precision: torch dtype of autocast; float32 turns it off.
-        accumulate: a batch is computed in this many parts, to save memory.
+        accumulate: number of parts that a batch is computed in, to save memory.
         clip_grad: maximum norm of the gradient; 0 turns clipping off.
         ema: decay of the averaged weights; 0 turns averaging off.
-        compiled: compile the network by torch.compile.
+        compiled: compile the network with torch.compile.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Trainer:
 
     @property
     def result(self):
-        """The network to score and to save: the averaged one if there is one."""
+        """The network to validate and to save: the averaged one if averaging is on."""
         return self.net if self.average is None else self.average.net
 
     def state_dict(self):
@@ -114,7 +114,7 @@ class Trainer:
 class EMA:
     """Exponential moving average of a network's weights and buffers, without synchronizing with the host.
 
-    The decay rises with the iteration, so that the initial weights don't weigh on a short run.
+    The decay increases with the iteration, so that the initial weights have little effect in a short run.
 
     Attributes:
         net: the averaged network, in evaluation mode.
@@ -135,7 +135,7 @@ class EMA:
 
 
 def validate(net, info, images, device, batch_size=16):
-    """Score a network on a validation split by the reference rule; the network itself isn't changed.
+    """Score a network on a validation split by the reference rule. The network is not changed.
 
     Args:
         net: an SSD.
@@ -145,7 +145,7 @@ def validate(net, info, images, device, batch_size=16):
         batch_size: images per pass.
 
     Returns:
-        (VOCResult, threshold): and the score with the best mean F1 over classes.
+        (VOCResult, threshold): the threshold is the score with the best mean F1 over the classes.
 
     Raises:
         InputError: an image can't be read.
@@ -171,5 +171,5 @@ def _detector(net, info, device, threshold):
 
 
 def save_for_use(path, net, info):
-    """Write a network with its BatchNorm folded."""
+    """Write a checkpoint of a network with its BatchNorm folded."""
     save_checkpoint(path, deepcopy(net).fuse(), replace(info, batch_norm=False))

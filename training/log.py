@@ -51,9 +51,9 @@ class Log:
         return self
 
     def __exit__(self, *_):
-        self.bar.close()  # an error starts on its own line
+        self.bar.close()  # so that an error starts on its own line
         if self.is_main:
-            with suppress(OSError):  # what couldn't be written was said before
+            with suppress(OSError):  # an InputError has reported it before
                 self.board.close()
                 self.file.close()
 
@@ -146,7 +146,7 @@ def _is_row(cells):
 
 
 def _keep_rows(path, first, drop_score):
-    """Remove the rows that the interruption undid: later ones, and the score at `first` if it has to be repeated."""
+    """Remove the rows after iteration `first`, and the score at `first` if the validation has to be repeated."""
     lines = []
     if first and path.exists():
         with path.open(newline="", encoding="utf-8", errors="replace") as file:

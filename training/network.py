@@ -17,7 +17,7 @@ FALLBACK_BASE = "vgg16_features-amdegroot-88682ab5.pth"
 
 
 class Heads(nn.Module):
-    """The raw outputs of a network as a module's forward, which DistributedDataParallel and torch.compile can wrap."""
+    """A module that computes SSD.raw in its forward, for DistributedDataParallel and torch.compile."""
 
     def __init__(self, net):
         super().__init__()
@@ -29,15 +29,15 @@ class Heads(nn.Module):
 
 @dataclass(frozen=True)
 class Start:
-    """Weights that a run starts from, and the network that they belong to.
+    """Weights that a run starts from, and the description of their network.
 
     Attributes:
         path: the file.
         state_dict: tensors by name.
-        config: the SSDConfig, whose priors the weights were trained with; None if the file doesn't say.
-        width: factor on the paper's channel counts; None if the file doesn't say.
+        config: the SSDConfig that the weights were trained with; None if unknown.
+        width: factor on the paper's channel counts; None if unknown.
         batch_norm: whether the weights include BatchNorm.
-        class_names: of the class heads; None if the file doesn't say.
+        class_names: of the class heads, without the background; None if unknown.
     """
 
     path: Path
@@ -48,8 +48,8 @@ class Start:
     class_names: tuple[str, ...] | None
 
     def check(self, size, width):
-        """Raise InputError unless the network that the flags ask for is that of the file."""
-        # Of a plain state dict the width is known up to the rounding of its channel counts.
+        """Raise InputError unless size and width are those of the file."""
+        # The width of a plain state dict is computed from rounded channel counts.
         if size != self.config.min_dim or not math.isclose(width, self.width, rel_tol=0.03):
             raise InputError(
                 f"{self.path}: an SSD{self.config.min_dim} of width {self.width:g} (found --size {size}, --width "
@@ -58,10 +58,10 @@ class Start:
 
 
 def read_start(name, contents=None):
-    """Read a checkpoint, a plain state dict, or the state of a run (of which averaged weights are preferred).
+    """Read a checkpoint, a plain state dict, or the state of a run (the averaged weights if it has them).
 
     Args:
-        name: a path, or a name of the catalogue.
+        name: a path, or a name in the catalogue.
         contents: what the file contains, if it has been read already.
 
     Raises:
@@ -71,7 +71,7 @@ def read_start(name, contents=None):
     contents = read_file(path) if contents is None else contents
     if not is_run_state(contents):
         state, info = read_checkpoint(path)
-        if info.channel_order == "BGR":  # training is in RGB: the first convolution takes the channels in that order
+        if info.channel_order == "BGR":  # training is in RGB, so the input channels are swapped
             state["vgg.0.weight"] = state["vgg.0.weight"].flip(1)
         class_names = info.class_names if "format" in contents else None
         return Start(path, state, info.config, info.width, info.batch_norm, class_names)
@@ -99,7 +99,7 @@ def is_run_state(contents):
 def load_fitting(net, start, class_names, say):
     """Load the tensors of `start` that fit, and print which ones are initialized from scratch.
 
-    Class heads are loaded class by class, by name, if the file says which classes they are for.
+    If the file contains its class names, the class heads are loaded per class, by name.
 
     Raises:
         InputError: the base network doesn't fit.
@@ -124,9 +124,9 @@ def load_fitting(net, start, class_names, say):
 
 
 def load_base(net, name, say):
-    """Load a VGG16 base: the lineage's reduced one, or torchvision's copy of its convolutions.
+    """Load a VGG16 base: the reduced one of ssd.pytorch, or torchvision's copy of its convolutions.
 
-    If the reduced one is asked for and not available, torchvision's copy takes its place.
+    If the reduced one is requested but not available, torchvision's copy is used instead.
 
     Raises:
         InputError: neither is available, or the file does not fit.

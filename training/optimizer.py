@@ -4,7 +4,7 @@ import math
 
 import torch
 
-# The one-cycle schedule: share of the run in which the rate rises; its start and end as fractions of the maximum.
+# The one-cycle schedule: fraction of the run in which the rate rises; first and last rate as fractions of the maximum.
 CYCLE_RISE, CYCLE_START, CYCLE_END = 0.3, 1 / 25, 1 / 250_000
 
 
@@ -46,13 +46,13 @@ def set_learning_rate(optimizer, rate):
 
 
 def load_moments(optimizer, stored):
-    """Load the moments of an optimizer's state dict; settings and the way a step is computed stay the optimizer's own.
+    """Load the moments of an optimizer's state dict, but not its settings.
 
-    Moments are copied into the memory layout of their parameter, which fused optimizers need: a run may have been
-    saved on another device.
+    The run may have been saved on another device. Moments are copied into the memory layout of their parameter, which
+    fused optimizers need.
 
     Raises:
-        ValueError, TypeError, LookupError or AttributeError: the moments are not those of these parameters.
+        ValueError, TypeError, LookupError or AttributeError: the moments don't match the parameters.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     adamw = isinstance(optimizer, torch.optim.AdamW)

@@ -1,7 +1,7 @@
-"""Base pre-training without ImageNet: classify crops of the training objects, and of background.
+"""Pre-train the base network without ImageNet: classify crops of the training objects and of the background.
 
-Detection from scratch on a few thousand images spends most of its time on learning what objects look like. Classifying
-small crops teaches the base network that at a tenth of the cost of an image.
+Training from scratch on a few thousand images spends most of its time on the features of objects. The base network
+learns them from small crops at a tenth of the cost per image.
 """
 
 import numpy as np
@@ -29,7 +29,7 @@ MIN_SIDE = 20  # pixels; smaller objects are left out
 class ObjectCrops(torch.utils.data.Dataset):
     """Square crops around the objects of a detection data set, with some context; one in ten is background.
 
-    Addressed by the position in the run, like TrainingSamples.
+    Indexed by the position in the run, like TrainingSamples.
 
     Args:
         images: a data set with `pull_image(i)` and `pull_target(i, width, height)`.
@@ -73,7 +73,7 @@ def object_window(rng, box):
 
 
 def background_window(rng, width, height, boxes):
-    """Return a square of the image that overlaps no object much, or None if ten tries find none."""
+    """Return a square of the image with an IoU below 0.1 with each object, or None if ten tries fail."""
     sides = rng.uniform(0.2, 0.8, 10) * min(width, height)
     corners = rng.random((10, 2)) * (np.array([width, height]) - sides[:, None])
     squares = torch.from_numpy(np.hstack([corners, corners + sides[:, None]]))
@@ -101,7 +101,7 @@ class CropClassifier(nn.Module):
 def pretrain_base(net, images, ranks, state_file, *, passes, crop_size, lr, seed, num_workers):
     """Train the base of `net`, in place, to classify object crops (AdamW, cosine schedule).
 
-    All ranks compute the same; rank 0 writes.
+    All ranks do the same computation; rank 0 writes the state.
 
     Args:
         net: an SSD on its device.
@@ -113,7 +113,7 @@ def pretrain_base(net, images, ranks, state_file, *, passes, crop_size, lr, seed
         lr, seed, num_workers: of the run.
 
     Raises:
-        InputError: there are no objects to learn from, or the state is another network's.
+        InputError: no object is large enough, or the state belongs to another network.
     """
     crops = ObjectCrops(images, crop_size, seed)
     if not len(crops):
@@ -121,13 +121,13 @@ def pretrain_base(net, images, ranks, state_file, *, passes, crop_size, lr, seed
     device = net.priors.device
     model = CropClassifier(net).to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05)
-    steps = max(1, len(crops) // BATCH_SIZE)  # a pass; few objects come several times, each time as another crop
+    steps = max(1, len(crops) // BATCH_SIZE)  # per pass; a small set is repeated, with other crops each time
     first = 0
     if state_file.exists():
         first = _load_state(state_file, model, optimizer)
         ranks.say(f"crops: resuming from {state_file}, after pass {first}")
     for number in range(first, passes):
-        torch.manual_seed(seed + number)  # for dropout: a pass is the same after an interruption
+        torch.manual_seed(seed + number)  # for dropout: a resumed run repeats a pass exactly
         positions = range(number * steps * BATCH_SIZE, (number + 1) * steps * BATCH_SIZE)
         loader = torch.utils.data.DataLoader(
             crops, BATCH_SIZE, sampler=positions, num_workers=num_workers, worker_init_fn=set_up_worker

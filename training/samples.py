@@ -1,8 +1,8 @@
-"""Training samples: their order and their randomness are pure functions of the position in the run.
+"""Training samples: their order and their augmentation are pure functions of the position in the run.
 
-Sample number p of a run (counted over all epochs, batches and ranks) is image order[p], augmented by a generator
-seeded with (seed, p). So neither the number of workers nor an interruption changes what the network sees: resuming at
-iteration i means starting at p = i * batch size.
+Sample number p of a run (counted over all epochs, batches and ranks) is image order[p], augmented with a generator
+seeded with (seed, p). So the samples don't depend on the number of workers or on interruptions. A run that resumes at
+iteration i starts at p = i * batch size.
 """
 
 import signal
@@ -71,7 +71,7 @@ def _year_and_split(name):
 
 
 def _annotated_classes(images):
-    """Return the class names in the annotations, sorted. Damaged annotations are left to the check."""
+    """Return the class names in the annotations, sorted. Damaged annotations are skipped; the check reports them."""
     names = set()
     for index in range(len(images)):
         with suppress(InputError):
@@ -105,10 +105,10 @@ class Shuffle:
 
 
 def balancing_weights(images):
-    """Return how often to draw each image so that rare classes are seen more often: float [images].
+    """Return the sampling weight of each image, higher for rare classes: float [images].
 
-    A class that a share f of the images contains has the weight f ** -0.5; an image has the weight of its rarest class,
-    and 1 without objects (Gupta et al., arXiv 1908.03195, appendix).
+    The weight of a class in a fraction f of the images is f ** -0.5. An image has the weight of its rarest class, or 1
+    without objects (Gupta et al., arXiv 1908.03195, appendix).
     """
     # A width and height of 1 give corners in pixels; only the classes count here.
     classes = [np.unique(usable_rows(images.pull_target(i, 1, 1), clip=False)[:, 4]) for i in range(len(images))]
@@ -118,13 +118,13 @@ def balancing_weights(images):
 
 
 class TrainingSamples(torch.utils.data.Dataset):
-    """A data set addressed by the position in the run.
+    """A data set indexed by the position in the run.
 
     Args:
         images: a data set with `pull_image(i)` (uint8 BGR) and `pull_target(i, width, height)`.
         augmentation: an SSDAugmentation that returns uint8, or NoAugmentation.
         seed: of the run.
-        weights: how often each image is drawn, see Shuffle.
+        weights: sampling weight of each image, see Shuffle.
     """
 
     def __init__(self, images, augmentation, seed, weights=None):
@@ -157,7 +157,7 @@ class NoAugmentation:
 
 
 def usable_rows(target, clip=True):
-    """Return the rows x1 y1 x2 y2 class with an area, as float32 [objects, 5]; `clip`: cut to the image first."""
+    """Return the rows (x1, y1, x2, y2, class) with an area as float32 [objects, 5]; `clip`: clip to the image first."""
     target = np.array(target, dtype=np.float32).reshape(-1, 5)
     if clip:
         target[:, :4] = target[:, :4].clip(0, 1)
@@ -183,7 +183,7 @@ class MatchedBatch:
 
 
 class RunBatches(torch.utils.data.Sampler):
-    """The positions of each batch from iteration `first` to `last` (excluded); of a rank, its share of each batch."""
+    """The positions of this rank's share of each batch, from iteration `first` to `last` (excluded)."""
 
     def __init__(self, first, last, batch_size, ranks):
         self.first, self.last, self.batch_size = first, last, batch_size
@@ -222,15 +222,15 @@ def batches_on(device, loader):
         for *batch, indices in loader:
             yield [tensor.to(device, non_blocking=True) for tensor in batch], indices
     except InputError as error:
-        # torch passes on a worker's exception with its traceback, at the end of which stands the message.
+        # torch puts the worker's traceback in front of the message.
         message = str(error).rpartition("InputError: ")[2].strip()
         raise InputError(f"{message}; then continue with --resume auto") from error
 
 
 def set_up_worker(_):
-    """Prepare a loader's worker: keep freed memory, and leave the first SIGTERM or Ctrl-C to the run.
+    """Prepare a DataLoader's worker: keep freed memory, and ignore the first SIGTERM or Ctrl-C.
 
-    Terminals and schedulers signal all processes of a job; the run needs its workers to finish the iteration.
+    Terminals and schedulers signal all processes of a job, but the run needs its workers to finish the iteration.
     """
     keep_freed_memory()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,4 +1,4 @@
-"""The folder of a run: its identity, and the states from which it resumes exactly."""
+"""The folder of a run: its identity (the settings that can't change), and the states to resume from."""
 
 import hashlib
 import json
@@ -17,13 +17,13 @@ from .network import is_run_state
 
 FORMAT = "ssd-run-2"
 NAME = re.compile(r"state_([0-9]{1,15})\.pth")
-# What torch and our own code raise when a state is another network's, or damaged.
+# Exceptions of torch and our own code if a state is damaged or belongs to another network.
 DAMAGED = (LookupError, ValueError, RuntimeError, TypeError, AttributeError, ArithmeticError, AssertionError)
 
 
 @contextmanager
 def open_folder(folder, ranks):
-    """Create the folder of a run and lock it: two processes that train in one folder would destroy each other's states.
+    """Create the folder of a run and lock it, because two processes would overwrite each other's states.
 
     Raises:
         InputError: it can't be created, or another process trains in it.
@@ -48,11 +48,11 @@ def open_folder(folder, ranks):
 
 
 def identify_run(*, dataset, images, class_names, net, optimizer, seed, batch_size):
-    """Return what makes a run this run, as plain values: a resumed run must agree in all of it.
+    """Return the settings that must be the same when a run is resumed, as plain values.
 
-    The length, rates, workers, device, precision and logging may change.
+    Length, learning rate, workers, device, precision and logging may change.
     """
-    names = [entry[-1] if isinstance(entry, tuple) else entry for entry in images.ids]  # wherever the data lie
+    names = [entry[-1] if isinstance(entry, tuple) else entry for entry in images.ids]  # without the data's folder
     listed = "\n".join(map(str, names)).encode("utf-8", "surrogateescape")
     return {
         "dataset": dataset if dataset in ("VOC", "COCO", "ILSVRC") else Path(dataset).resolve().name,
@@ -70,10 +70,10 @@ def identify_run(*, dataset, images, class_names, net, optimizer, seed, batch_si
 
 
 def check_folder(folder, resume, run):
-    """Compare the run in a folder, if there is one, with the present run.
+    """Compare the run in a folder, if there is one, with the current run.
 
     Raises:
-        InputError: the folder holds states and the run isn't resumed, or the states are another run's.
+        InputError: the folder contains states and the run isn't resumed, or the states belong to another run.
     """
     states = [*list_states(folder), *folder.glob("crops.pth")]
     if states and not resume:
@@ -91,10 +91,10 @@ def check_folder(folder, resume, run):
 
 
 def check_identity(stored, run, path):
-    """Raise InputError unless a stored identity agrees with the present run."""
+    """Raise InputError unless a stored identity equals that of the current run."""
     for name, value in run.items():
         found = stored.get(name) if isinstance(stored, dict) else None
-        if type(found) is not type(value) or found != value:  # a tensor's comparison is a tensor
+        if type(found) is not type(value) or found != value:  # comparing a tensor returns a tensor
             raise InputError(
                 f"{path}: belongs to another run ({name}: found {found!r:.120}, expected {value!r:.120}); "
                 "use the flags it was started with, or another --save_folder"
@@ -110,8 +110,8 @@ def write_identity(folder, run):
 def save_state(folder, iteration, contents, keep):
     """Write `state_<iteration>.pth` and remove all but the newest `keep` states.
 
-    Samples and augmentation are functions of the iteration and the seed, so of the random generators only torch's own
-    are saved.
+    Samples and augmentation depend only on the iteration and the seed, so torch's random generators are the only ones
+    to save.
 
     Raises:
         InputError: it can't be written; the earlier states remain.
@@ -163,7 +163,7 @@ def restore(path, state, trainer, run, say):
     try:
         trainer.load_state_dict(state)
         torch.set_rng_state(state["rng"])
-        if torch.cuda.is_available() and len(state["rng_cuda"]) == torch.cuda.deviceas_count():
+        if torch.cuda.is_available() and len(state["rng_cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["rng_cuda"])
         return as_count(state["iteration"]), _log_state(state["log"]), float(state["best"])
     except DAMAGED as error:
@@ -172,7 +172,7 @@ def restore(path, state, trainer, run, say):
 
 
 def usable_images(state, count):
-    """Return the usable images that a state lists, or None if it doesn't: indices below `count`."""
+    """Return the indices (below `count`) of the usable images that a state lists, or None if it has no valid list."""
     indices = state.get("usable") if is_run_state(state) else None
     valid = isinstance(indices, list) and all(type(i) is int and 0 <= i < count for i in indices) and len(indices) > 0
     return indices if valid else None

@@ -1,9 +1,9 @@
-"""What any research repository needs: errors, files, images, downloads, devices; and the lineage's augmentations."""
+"""Errors, files, images, downloads and devices; and SSD's data augmentation."""
 
 import os
 
-# The largest image in pixels: a decoder needs up to 12 bytes per pixel, so 2 GB suffice. OpenCV reads the variable
-# once, when it is imported; packages that import OpenCV import `utils` first.
+# Maximum number of pixels of an image: decoders need up to 12 bytes per pixel, which stays below 2 GB. OpenCV reads the
+# variable once, when it is imported, so packages that import OpenCV import `utils` first.
 MAX_PIXELS = 2**27
 PIXELS_VARIABLE = "OPENCV_IO_MAX_IMAGE_PIXELS"
 os.environ.setdefault(PIXELS_VARIABLE, str(MAX_PIXELS))

@@ -2,8 +2,8 @@
 
 The distributions are the paper's (section 2.2, "Data augmentation", and section 3.6 for the expansion), as the
 reference implementation draws them. The computation differs: expansion, crop and mirror are drawn first and applied as
-one warp from the source image to the network's input. Colors are then changed in that small result, inside the image
-only. An image expanded to sixteen times its area is never allocated.
+one warp from the source image to the network's input. Colors are then distorted in the small result, inside the image
+only. The expanded image, up to sixteen times as large, is never allocated.
 """
 
 import math
@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 import torch
 
-# Smallest overlap that a crop must have with an object; None: any crop that contains the center of an object.
+# Minimum IoU of a crop with an object; None: any crop that contains the center of an object.
 CROP_LIMITS = (0.1, 0.3, 0.5, 0.7, 0.9, None)
 CROP_TRIES = 50
-_NUMBERS = count()  # of the augmentations in this process
+_NUMBERS = count()  # numbers the SSDAugmentation objects of this process
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,15 @@ class SSDAugmentation:
 
     Args:
         size: side of the result in pixels.
-        mean: fills the area that expansion adds, and is subtracted; in the channel order of the images.
-        max_expand: largest ratio of the expanded side; 1 turns expansion off.
+        mean: color of the area that expansion adds; also subtracted. In the channel order of the images.
+        max_expand: maximum ratio of the expanded side; 1 turns expansion off.
         channel_shuffle: probability of permuted channels (0.5 in the reference, 0 in the paper's code).
-        subtract_mean: False gives uint8, if the mean is subtracted later on the device.
-        rng: numpy Generator, which may be replaced between calls. If not given, each object has its own, seeded from
-            torch's seed, which a DataLoader sets anew for each worker and epoch.
-        min_crop: smallest width and height of a crop, as a fraction of the image's.
-        frame_aspect: width:height of the video frames to train for. Half of the windows are then extended to this
-            shape, and squeezed to the square input as the frames will be. None (the paper): never.
+        subtract_mean: if False, return uint8; the mean can then be subtracted later, on the device.
+        rng: numpy Generator; may be replaced between calls. If None, the object has its own, seeded from torch's seed,
+            which a DataLoader sets for each worker and epoch.
+        min_crop: minimum width and height of a crop, as a fraction of the image's.
+        frame_aspect: width / height of the video frames to train for. Half of the crops are then extended to this
+            aspect ratio and resized to the square input, as frames are in detection. None (the paper): off.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class SSDAugmentation:
         return result, boxes, np.asarray(labels)[kept]
 
     def _generator(self):
-        """Return this object's generator: a new one when torch has a new seed, as in a loader's worker."""
+        """Return this object's generator: a new one if torch has a new seed, as in a DataLoader's worker."""
         seed = torch.initial_seed()  # doesn't touch CUDA, which a worker must not
         if seed != self._seed:
             self._seed, self._own_rng = seed, np.random.default_rng((seed, self._number))
@@ -105,7 +105,7 @@ class SSDAugmentation:
 
 
 def draw_window(rng, width, height, boxes, max_expand=4.0, min_crop=0.3, frame_aspect=None):
-    """Draw expansion, crop, frame and mirror, composed to one window of the source image.
+    """Draw expansion, crop, frame and mirror at random, and combine them into one window of the source image.
 
     Args:
         width, height: of the image in pixels.
@@ -113,7 +113,7 @@ def draw_window(rng, width, height, boxes, max_expand=4.0, min_crop=0.3, frame_a
         max_expand, min_crop, frame_aspect: see SSDAugmentation.
 
     Returns:
-        (window, kept): a Window, and bool [N], the objects whose center is inside.
+        (window, kept): a Window, and bool [N], True if the center of the object is inside.
     """
     canvas = Window(0.0, 0.0, float(width), float(height))
     if rng.random() < 0.5:
@@ -132,16 +132,16 @@ def draw_window(rng, width, height, boxes, max_expand=4.0, min_crop=0.3, frame_a
 def draw_crop(rng, canvas, boxes, min_crop=0.3):
     """Draw a crop of the canvas that keeps an object.
 
-    The whole canvas, each overlap limit, and no limit are equally likely. Width and height are `min_crop` to 1 of the
-    canvas', the aspect ratio 0.5 to 2. If 50 tries fail, the choice is drawn again. An image without objects is cropped
-    unconditionally.
+    The whole canvas, each overlap limit, and no limit are equally likely. Width and height are `min_crop` to 1 times
+    the canvas's, and the aspect ratio is 0.5 to 2. If 50 tries fail, the choice is drawn again. Without objects, any
+    such crop is valid.
 
     Args:
         canvas: the Window to crop.
         boxes: corners [N, 4] in pixels of the source image.
 
     Returns:
-        (window, kept): a Window, and bool [N], the objects whose center is strictly inside.
+        (window, kept): a Window, and bool [N], True if the center of the object is strictly inside.
     """
     while True:
         choice = rng.integers(len(CROP_LIMITS) + 1)
@@ -149,7 +149,7 @@ def draw_crop(rng, canvas, boxes, min_crop=0.3):
             return canvas, np.ones(len(boxes), dtype=bool)
         limit = CROP_LIMITS[choice]
 
-        # All tries at once; the first good one counts, as if they were drawn one after the other.
+        # Draw all tries at once and use the first good one, as if they were drawn one after the other.
         scale = rng.uniform(min_crop, 1, (CROP_TRIES, 2))
         place = rng.random((CROP_TRIES, 2))
         extent = np.array([canvas.width, canvas.height])
@@ -170,11 +170,11 @@ def draw_crop(rng, canvas, boxes, min_crop=0.3):
 
 
 def draw_frame(rng, window, width, height, aspect):
-    """Extend a window to the shape of a frame, at a random place, beyond the image only if necessary.
+    """Extend a window to the aspect ratio of a frame, to random sides, and beyond the image only if necessary.
 
     Args:
         width, height: of the image in pixels.
-        aspect: width:height of the frame.
+        aspect: width / height of the frame.
 
     Returns:
         The frame's Window, which contains `window`.
@@ -218,14 +218,14 @@ def warp(image, window, size, fill):
     Returns:
         uint8 [size, size, 3].
     """
-    # Only the shown part is converted to four channels, which OpenCV warps in less than half the time of three. It has
-    # at least one pixel, and a margin for the interpolation.
+    # OpenCV warps four channels in less than half the time of three, so the shown part is converted. It has at least
+    # one pixel, and a margin for the interpolation.
     height, width = image.shape[:2]
     left = min(max(math.floor(window.x) - 2, 0), width - 1)
     top = min(max(math.floor(window.y) - 2, 0), height - 1)
     right, bottom = math.ceil(window.x + window.width) + 2, math.ceil(window.y + window.height) + 2
     shown = cv2.cvtColor(image[top : max(bottom, top + 1), left : max(right, left + 1)], cv2.COLOR_BGR2BGRA)
-    # From a pixel's center in the result to the source's coordinates, in which pixel centers are integers.
+    # Map pixel centers of the result to coordinates of the source; its pixel centers are integers.
     step_x, step_y = window.width / size, window.height / size
     start_x, start_y = window.x - left + step_x / 2 - 0.5, window.y - top + step_y / 2 - 0.5
     if window.mirrored:
@@ -238,7 +238,7 @@ def warp(image, window, size, fill):
 
 
 def image_region(window, width, height, size):
-    """Return the part of the warped result that shows the image and not the filling: slices of rows and columns."""
+    """Return the part of the warped result that is inside the image, as slices of rows and columns."""
     left, right = -window.x / window.width, (width - window.x) / window.width
     if window.mirrored:
         left, right = 1 - right, 1 - left
@@ -248,7 +248,7 @@ def image_region(window, width, height, size):
 
 
 def boxes_in_window(boxes, window, width, height):
-    """Turn boxes [N, 4] as fractions of the image into fractions of a window, clipped to it: float32 [N, 4]."""
+    """Convert boxes [N, 4] from fractions of the image to fractions of a window, clipped to it: float32 [N, 4]."""
     corner = np.array([window.x, window.y] * 2)
     extent = np.array([window.width, window.height] * 2)
     moved = ((boxes * np.array([width, height] * 2) - corner) / extent).clip(0, 1).astype(np.float32)

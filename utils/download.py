@@ -1,4 +1,4 @@
-"""Download a file so that it is complete and verified or not there at all, and unpack an archive safely."""
+"""Download a file, complete and verified or not at all, and unpack an archive safely."""
 
 import os
 import shutil
@@ -19,15 +19,15 @@ from urllib3.util import Retry, parse_url
 from utils.errors import InputError
 from utils.files import file_hash
 
-CONNECT_SECONDS, SILENCE_SECONDS = 4.0, 30.0  # limits until the server accepts a connection, and between its bytes
-TRIES, BACKOFF = 5, 1.0  # tries in a row that bring nothing new, and seconds between them, doubled each time
-BUSY = (408, 425, 429, 500, 502, 503, 504)  # HTTP status codes that are worth another try
-MAX_RATIO, HARMLESS = 100, 100 * 2**20  # of unpacked bytes; COCO's annotations are compressed to a tenth
+CONNECT_SECONDS, SILENCE_SECONDS = 4.0, 30.0  # timeouts of a connection and of a read
+TRIES, BACKOFF = 5, 1.0  # number of tries, and seconds between them (if the server is busy, doubled each time)
+BUSY = (408, 425, 429, 500, 502, 503, 504)  # HTTP status codes to try again after
+MAX_RATIO, HARMLESS = 100, 100 * 2**20  # limits of the unpacked size: times the archive's (COCO: 10), or bytes if more
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A published file: its size in bytes and its checksum, such as "md5 c52e2795" (all digits or the first ones)."""
+    """A published file: its size in bytes and its checksum, such as "md5 c52e2795" (a prefix is enough)."""
 
     name: str
     address: str
@@ -47,10 +47,10 @@ class Remote:
 def fetch(remote, folder):
     """Download a Remote into `folder` unless it is there already, and return its path.
 
-    The transfer goes to NAME.part, which the next try or run resumes. The file gets its name once it is verified.
+    The data is written to NAME.part, which the next try or run resumes. The file is renamed after it is verified.
 
     Raises:
-        InputError: the download failed, or the file (also one that was there already) is not the published one.
+        InputError: the download failed, or the file (new or existing) is not the published one.
     """
     target = Path(folder) / remote.name
     part = target.with_name(f"{target.name}.part")
@@ -82,29 +82,29 @@ def only_one(target):
         held = lock.acquire()
     with held:
         yield
-    with suppress(OSError):  # whoever gets a lock from now on finds `target` complete; Windows keeps a lock in use
+    with suppress(OSError):  # later processes find `target` complete; Windows can't remove a lock in use
         Path(lock.lock_file).unlink()
 
 
 def _fetch_verified(remote, part):
     if not remote.checksum:
-        part.unlink(missing_ok=True)  # nothing would tell whether both halves belong to one file
+        part.unlink(missing_ok=True)  # without a checksum, the parts may be of different files
     resumed = part.exists()
     _transfer(remote, part)
     if problem := remote.mismatch(part):
         part.unlink()
         if not resumed:
             raise requests.RequestException(f"the server sent another file: {problem}")
-        _fetch_verified(remote, part)  # what an earlier run left may be damaged, or part of another version
+        _fetch_verified(remote, part)  # the part of an earlier run may be damaged or outdated
 
 
 def _transfer(remote, part):
-    """Append to `part` until the file is complete, over as many connections as it takes."""
+    """Append to `part` until the file is complete, with up to TRIES connections."""
     busy = Retry(TRIES, connect=0, read=0, other=0, status_forcelist=BUSY, backoff_factor=BACKOFF)
-    busy.respect_retry_after_header = False  # it may name hours
+    busy.respect_retry_after_header = False  # it may ask for hours
     timeout = (CONNECT_SECONDS, SILENCE_SECONDS)
     with requests.Session() as session:
-        session.adapters.clear()  # without an adapter for http, no redirect leads from https to it
+        session.adapters.clear()  # without an adapter for http, a redirect from https to http fails
         for scheme in {"https", parse_url(remote.address).scheme}:
             session.mount(f"{scheme}://", requests.adapters.HTTPAdapter(max_retries=busy))
         for tries_left in reversed(range(TRIES)):
@@ -121,7 +121,7 @@ def _transfer(remote, part):
 
 
 def _append(response, remote, part, offset):
-    """Write a response's body to `part`: what follows byte `offset`, or the file from its start."""
+    """Write a response's body to `part`, from byte `offset` or from the start of the file."""
     if response.status_code == requests.codes.requested_range_not_satisfiable and offset:
         return  # `part` is complete, or its checksum is wrong
     response.raise_for_status()
@@ -134,7 +134,7 @@ def _append(response, remote, part, offset):
         raise requests.RequestException(f"the server offers {total:,} bytes, expected {remote.size:,}")
     bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=remote.name, disable=None)
     with part.open("ab" if start else "wb") as file, bar:
-        for block in response.iter_content(2**16):  # a broken connection loses at most so many bytes
+        for block in response.iter_content(2**16):  # a broken connection loses at most one block
             file.write(block)
             bar.update(len(block))
         file.flush()
@@ -142,18 +142,18 @@ def _append(response, remote, part, offset):
 
 
 def _reason(error):
-    """Return the innermost cause of an exception as a phrase; requests wraps it in paragraphs."""
+    """Return the innermost cause of an exception as a phrase; the messages of requests are long."""
     while error.__context__ is not None:
         error = error.__context__
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__)[:200]
 
 
 def unpack(archive, folder):
-    """Unpack a .zip or an uncompressed .tar file into `folder`; files that are there already are overwritten.
+    """Unpack a .zip or an uncompressed .tar file into `folder`; existing files are overwritten.
 
     Raises:
-        InputError: the archive is damaged, leads outside `folder`, contains links, unpacks to far too many bytes, or
-            there is no space for them.
+        InputError: the archive is damaged, has paths outside `folder` or links, would unpack to too many bytes, or the
+            disk is full.
     """
     archive, folder = Path(archive), Path(folder)
     try:

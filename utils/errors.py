@@ -1,11 +1,11 @@
-"""InputError, the one error that a user's mistake ends in, and how a script ends."""
+"""InputError, the exception for a user's mistakes, and how scripts report it."""
 
 import re
 import signal
 import sys
 from contextlib import contextmanager
 
-# Control characters and bidirectional overrides would steer a terminal; lone surrogates can't be encoded.
+# Control characters and bidirectional overrides can change a terminal; lone surrogates can't be encoded.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -25,7 +25,7 @@ class Interrupted(KeyboardInterrupt):
 def exit_on_input_error():
     """Run a script's main(): print an InputError as one line and exit with code 2.
 
-    Ctrl-C and SIGTERM also end in one line, and exit with 128 plus the signal's number. Unprintable characters in the
+    For Ctrl-C and SIGTERM, print one line and exit with 128 plus the signal's number. Unprintable characters in the
     message are escaped.
     """
 

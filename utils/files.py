@@ -1,4 +1,4 @@
-"""Files: write one as a whole or not at all, check one before it is read, and its hash."""
+"""Files: write a file completely or not at all, check a file before reading it, and hash it."""
 
 import hashlib
 import os
@@ -16,11 +16,11 @@ _UNFINISHED = re.compile(r"\.writing-([0-9]+)-.*")  # .writing-<process id>-<ran
 
 @contextmanager
 def whole_file(path):
-    """Write a file so that it is complete under its name or not there at all, whenever the process ends.
+    """Write a file completely or not at all, even if the process is killed.
 
     Yields a temporary path beside `path`, with the same suffix. When the block succeeds, the temporary file is synced
-    to the disk and renamed to `path`; when it raises, the temporary file is removed and an earlier `path` stays. What a
-    killed process left in the folder is removed by the next process that writes there.
+    to the disk and renamed to `path`; when it raises, the temporary file is removed and an earlier `path` stays. The
+    temporary files of killed processes are removed by the next process that writes to the folder.
 
     Raises:
         InputError: the file can't be written.
@@ -55,7 +55,7 @@ def _sync(path):
         os.close(descriptor)
 
 
-@lru_cache(maxsize=64)  # once for each folder, which may hold many files
+@lru_cache(maxsize=64)  # once for each folder, which may contain many files
 def remove_unfinished(folder):
     """Remove the temporary files that killed processes left in a folder."""
     with suppress(OSError):

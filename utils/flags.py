@@ -54,7 +54,7 @@ def number(kind, minimum=-math.inf, maximum=math.inf, *, above=-math.inf, below=
 
 
 def boolean(text):
-    """Parse the lineage's `--cuda True` and `--cuda False`."""
+    """Parse `--cuda True` and `--cuda False`, as in ssd.pytorch."""
     if text.lower() in ("yes", "true", "t", "y", "1"):
         return True
     if text.lower() in ("no", "false", "f", "n", "0"):

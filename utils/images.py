@@ -1,4 +1,4 @@
-"""Images: the one reader and the one writer. Limits protect against careless and hostile files."""
+"""Read and write images. Limits protect against damaged and hostile files."""
 
 import io
 import os
@@ -14,7 +14,7 @@ from utils.files import check_regular, whole_file
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".jp2")  # read and written
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG, _JPEG_SCAN = b"\xff\xd8", b"\xff\xda"
-_MAX_SCANS = 64  # of a progressive JPEG, which usually has 10; each scan takes time for all pixels
+_MAX_SCANS = 64  # of a progressive JPEG, which usually has 10; each scan is decoded for all pixels
 
 
 def read_image(path):
@@ -28,7 +28,7 @@ def read_image(path):
 
 
 def read_bgr(path):
-    """Read an image as uint8 BGR [H, W, 3], OpenCV's and the lineage's channel order; otherwise as `read_image`."""
+    """Read an image as uint8 BGR [H, W, 3], OpenCV's and ssd.pytorch's channel order; otherwise as `read_image`."""
     try:
         check_regular(path)
         data = Path(path).read_bytes()  # cv2.imread fails on non-Latin paths on Windows
@@ -75,7 +75,7 @@ def _decode_with_pillow(data):
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.format in ("JPEG", "PNG") or image.width * image.height > int(os.environ[PIXELS_VARIABLE]):
-                return None  # OpenCV's verdict on its own formats stands
+                return None  # OpenCV has rejected it, or it is too large
             rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except Exception:  # a damaged file makes Pillow fail in many ways
         return None
@@ -83,7 +83,7 @@ def _decode_with_pillow(data):
 
 
 def _is_complete_png(data):
-    """Return whether a PNG contains its chunks up to IEND; OpenCV allocates a chunk's stated size, up to 4 GB."""
+    """Return True if a PNG contains all chunks up to IEND. OpenCV would allocate a chunk's stated size, up to 4 GB."""
     position = len(_PNG)
     while position + 12 <= len(data):
         kind = data[position + 4 : position + 8]

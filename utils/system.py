@@ -1,4 +1,4 @@
-"""The machine: devices and precision, signals, threads and memory."""
+"""Devices and precision, signals, threads and memory."""
 
 import ctypes
 import signal
@@ -12,7 +12,7 @@ from utils.errors import InputError
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# What allocators of the CPU, oneDNN, OpenVINO, cuBLAS and cuDNN say when memory runs out; they raise a RuntimeError.
+# Parts of the RuntimeError messages of PyTorch, oneDNN, OpenVINO, cuBLAS and cuDNN when they are out of memory.
 _OUT_OF_MEMORY = (
     "can't allocate memory",
     "DefaultCPUAllocator",
@@ -54,7 +54,7 @@ def choose_device(name):
 
 
 def choose_precision(name, device):
-    """Return the torch.dtype for a name; "auto" is the fastest one that `device` computes in natively.
+    """Return the torch.dtype for a name; "auto" is the fastest one that `device` supports natively.
 
     Raises:
         InputError: the name is unknown.
@@ -70,13 +70,13 @@ def choose_precision(name, device):
 
 
 def cpu_computes_bfloat16():
-    """Return whether the CPU multiplies in bfloat16 (AVX512_BF16 or AMX); without, bfloat16 is slower than float32."""
+    """Return True if the CPU supports bfloat16 (AVX512_BF16 or AMX); otherwise bfloat16 is slower than float32."""
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(probe() for probe in (getattr(torch.cpu, name, None) for name in probes) if probe)
 
 
 def is_out_of_memory(error):
-    """Return whether an exception means that the memory of the computer or of the device ran out."""
+    """Return True if an exception means that the computer or the device is out of memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
@@ -84,7 +84,7 @@ def is_out_of_memory(error):
 
 @contextmanager
 def report_out_of_memory(remedy):
-    """Within it, an exception that means that memory ran out becomes an InputError with the remedy."""
+    """A context that turns out-of-memory exceptions into an InputError with the remedy."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -96,9 +96,9 @@ def report_out_of_memory(remedy):
 def keep_freed_memory():
     """Make glibc keep freed memory instead of returning large blocks to the system.
 
-    Feature maps and images are allocated many times a second, and new pages have to be zeroed: that takes a twentieth
-    of the time of detection, a fifth of that of training a narrow network and a third of that of augmentation. Called
-    by the scripts and by loader workers, since it holds for the whole process.
+    Feature maps and images are allocated many times a second, and the system fills new memory with zeros. That takes
+    5 % of the time of detection, 20 % of training a narrow network and 33 % of augmentation. Only scripts and
+    DataLoader workers call this, because it affects the whole process.
     """
     mmap_max, trim_threshold = -4, -1  # names in malloc.h
     if sys.platform == "linux":
@@ -111,10 +111,10 @@ def keep_freed_memory():
 class StopSignals:
     """A context in which Ctrl-C and SIGTERM only set `number`, so that the work in progress can be finished and saved.
 
-    A second signal raises KeyboardInterrupt. Outside the main thread signals are left alone.
+    A second signal raises KeyboardInterrupt. Outside the main thread, signals are not changed.
 
     Attributes:
-        number: number of the signal, 0 if there was none. True as a condition if there was one.
+        number: number of the signal, 0 if there was none; bool() of the object is True after a signal.
     """
 
     def __init__(self):
@@ -147,9 +147,9 @@ class StopSignals:
 
 @contextmanager
 def thread_counts(threads):
-    """Within it, OpenCV uses `threads` threads; afterwards PyTorch's and OpenCV's counts are as before.
+    """A context in which OpenCV uses `threads` threads; at its end PyTorch's and OpenCV's counts are restored.
 
-    PyTorch keeps its count per thread, and takes the last one set anywhere for threads that start later.
+    PyTorch has one count per thread. A new thread starts with the last count that any thread has set.
     """
     previous = torch.get_num_threads(), cv2.getNumThreads()
     cv2.setNumThreads(threads)

@@ -1,4 +1,4 @@
-"""The published checkpoints, with addresses and checksums, and the way from a name to a file."""
+"""The published checkpoints with their addresses and checksums, and the search for a checkpoint by name."""
 
 import difflib
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from utils.errors import InputError
 
 FOLDER = Path(__file__).resolve().parent
 EMBEDDED = FOLDER / "ssd300_w050_voc.pth"
-PREFERRED = "ssd300_mAP_77.43_v2.pth"  # the default if it lies in FOLDER
+PREFERRED = "ssd300_mAP_77.43_v2.pth"  # the default if it is in FOLDER
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ _ENTRIES = (
         name=PREFERRED,
         address=f"{_AMDEGROOT}/{PREFERRED}",
         description="SSD300, trained on VOC2007+2012 trainval in PyTorch",
-        size=105_151_288,  # and the checksum: as the Git LFS pointer of a public copy records them
+        size=105_151_288,  # size and checksum are from the Git LFS pointer of a public copy
         checksum="sha256 3d147eb48c8f3771101e12ff14d8105b935d2e4e08fa471e2ee5a2426c20d61e",
         clip=True,
         mAP=0.7743,
@@ -63,11 +63,11 @@ CATALOGUE = {entry.name: entry for entry in _ENTRIES}
 
 
 def resolve(name_or_path=None):
-    """Return the path of the checkpoint that a user means.
+    """Return the path of a checkpoint, and download it if necessary.
 
-    None means the 77.43 file if it lies in weights/, else the embedded checkpoint. A path that exists is used as it is.
-    A name of the catalogue, alone or behind weights/, means the file in this project's weights/; if it isn't there, it
-    is downloaded.
+    None means the 77.43 file if it is in weights/, else the embedded checkpoint. An existing path is returned as it is.
+    A name in the catalogue (NAME or weights/NAME) means the file in this project's weights/ folder. If it is missing,
+    it is downloaded.
 
     Raises:
         InputError: there is no such file, or the download failed.
@@ -87,7 +87,7 @@ def resolve(name_or_path=None):
 
 
 def missing(path):
-    """Return the error message for a checkpoint that isn't there: where to get it, and its checksum."""
+    """Return the error message for a missing checkpoint, with its address and checksum."""
     path = Path(path)
     if path == EMBEDDED:
         return f"{path}: no such file, but it belongs to this project; restore it with git, or name another file"

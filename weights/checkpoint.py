@@ -1,7 +1,7 @@
-"""Checkpoints: one file that holds a network's weights and what is needed to rebuild and use it.
+"""Checkpoints: one file with a network's weights and everything that is needed to rebuild and use it.
 
 A checkpoint contains plain values and tensors only: torch.load(weights_only=True) reads it, and no code in a file is
-ever run. State dicts of the lineage load too.
+executed. State dicts of ssd.pytorch load, too.
 """
 
 import math
@@ -38,8 +38,8 @@ class CheckpointInfo:
         channel_order: "RGB" or "BGR", of the input.
         mAP: measured mean average precision in 0..1, if known.
         mAP_on: the data it was measured on.
-        threshold: score with the best mean F1 over the classes in 0..1, if known.
-        trained_with: command, data and length of the training, for people.
+        threshold: score threshold in 0..1 with the best mean F1 over the classes, if known.
+        trained_with: command, data and length of the training, as text.
         path: file it was read from; not stored.
     """
 
@@ -61,7 +61,7 @@ class CheckpointInfo:
 
     @property
     def quality(self):
-        """The mAP in words."""
+        """The mAP as text."""
         if self.mAP is None:
             return "mAP unknown"
         return f"mAP {self.mAP:.3f}" + (f" on {self.mAP_on}" if self.mAP_on else "")
@@ -74,7 +74,7 @@ class CheckpointInfo:
 
 
 def save_checkpoint(path, net, info, half=False):
-    """Write an SSD and its CheckpointInfo to a file, completely or not at all; half: in float16.
+    """Write an SSD and its CheckpointInfo to a file, completely or not at all; in float16 if `half`.
 
     Raises:
         InputError: a weight is not finite in the stored precision, or the file can't be written.
@@ -93,7 +93,7 @@ def save_file(contents, path):
     try:
         with whole_file(path) as temporary, temporary.open("wb") as file:
             torch.save(contents, file)
-    except RuntimeError as error:  # so torch reports a full disk
+    except RuntimeError as error:  # torch raises it if the disk is full
         raise InputError(f"{path}: can't be written ({_first_line(error)}); is the disk full?") from error
 
 
@@ -116,7 +116,7 @@ def read_file(path):
 
 
 def _refuse_zip_bomb(path):
-    """Raise ValueError if a zip file would unpack to more than its size, since torch.save doesn't compress."""
+    """Raise ValueError if a zip file unpacks to more than its own size; torch.save doesn't compress."""
     with path.open("rb") as file:
         if file.read(4) != b"PK\x03\x04":
             return  # the old format of torch.save is a pickle
@@ -138,7 +138,7 @@ def is_plain(tensor):
 
 
 def read_checkpoint(path):
-    """Read weights and description from a checkpoint or a state dict of the lineage.
+    """Read weights and description from a checkpoint or a state dict of ssd.pytorch.
 
     Returns:
         (state, info): the state dict with the tensors as stored, and its CheckpointInfo.
@@ -153,7 +153,7 @@ def read_checkpoint(path):
     if wrong := [key for key, tensor in wrapped.items() if not is_plain(tensor)]:
         raise InputError(f"{path}: not the state dict of an SSD ({wrong[0]:.60} is not a tensor of weights)")
     state = plain_state_dict(contents)
-    # A tensor can repeat one stored number, and two tensors can share their numbers; loaded, each has its own.
+    # In a small file, a tensor can repeat one stored number (stride 0), and tensors can share their storage.
     if sum(tensor.numel() * tensor.element_size() for tensor in state.values()) > Path(path).stat().st_size:
         raise InputError(f"{path}: claims more weights than the file holds; get a plain state dict")
     if key := _out_of_range(state):
@@ -163,7 +163,7 @@ def read_checkpoint(path):
 
 
 def _out_of_range(state):
-    """Return the name of a tensor that is not finite, or overflows float16 (which networks can be run in), or None.
+    """Return the name of a tensor that is not finite or overflows float16 (a supported precision), or None.
 
     BatchNorm's statistics may be larger, since they are folded into the weights first.
     """
@@ -181,7 +181,7 @@ def load_network(path, phase="test"):
         (net, info): an SSD in evaluation mode, float32, on the CPU, BatchNorm folded; and its CheckpointInfo.
 
     Raises:
-        InputError: see `read_checkpoint`; or the tensors have other names or shapes than the network's.
+        InputError: see `read_checkpoint`; or names or shapes of the tensors don't match the network.
     """
     state, info = read_checkpoint(path)
     with torch.device("meta"):  # shapes only: a file that claims a huge network must not cost memory
@@ -209,11 +209,11 @@ def _own_info(contents, path):
 
 
 def _lineage_info(state, path):
-    """Return the CheckpointInfo of a plain state dict, from its shapes and the catalogue's entry for its name."""
+    """Return the CheckpointInfo of a plain state dict, from its shapes and its file name's entry in the catalogue."""
     try:
         size = {8: 300, 10: 512}[len({key.split(".")[1] for key in state if key.startswith("extras.")})]
         num_classes = state["conf.0.weight"].shape[0] // (state["loc.0.weight"].shape[0] // 4)
-        # The lineage's rule: VOC's priors for 21 classes, COCO's for any other number.
+        # As in ssd.pytorch: VOC's priors for 21 classes, COCO's for any other number.
         config = ({300: voc, 512: voc512} if num_classes == 21 else {300: coco, 512: coco512})[size]
         names = {21: tuple(VOC_CLASSES), 81: tuple(COCO_CLASSES)}.get(num_classes)
         info = CheckpointInfo(
@@ -255,7 +255,7 @@ def _check_info(info):
             raise ValueError(f"the name {name!r:.60}: {problem}")
     if repeated := [name for name, count in Counter(info.class_names).items() if count > 1]:
         raise ValueError(f"the class name {repeated[0]!r:.60} occurs twice")
-    with torch.device("cpu"):  # values are needed, whatever device the caller builds its networks on
+    with torch.device("cpu"):  # values are needed, even if the caller uses the meta device
         if not PriorBox(config).forward().isfinite().all():
             raise ValueError("its priors are not finite")
     with torch.device("meta"):
@@ -265,7 +265,7 @@ def _check_info(info):
 
 
 def _tuples(value):
-    """Return a value with its lists as tuples, which frozen dataclasses hold; TypeError unless it is plain."""
+    """Convert the lists in a value to tuples. Raises TypeError if the value is not plain."""
     if isinstance(value, list | tuple):
         return tuple(_tuples(item) for item in value)
     if value is None or type(value) in (bool, int, float, str):

@@ -1,5 +1,5 @@
 #!/bin/sh
-# sh data/scripts/VOC2012.sh [FOLDER]: the lineage's name for data/scripts/download.py VOC2012
+# sh data/scripts/VOC2012.sh [FOLDER]: ssd.pytorch's name for data/scripts/download.py VOC2012
 here=$(dirname "$0")
 python=$here/../../.venv/bin/python
 [ -x "$python" ] || python=$(command -v python || command -v python3)

@@ -23,16 +23,16 @@ _COCO = "http://images.cocodataset.org"
 
 @dataclass(frozen=True)
 class Archive(Remote):
-    """An archive, where to unpack it, and a function that tells which files are missing below the target."""
+    """An archive, the folder to unpack it to, and a function that looks for missing files."""
 
     unpack_to: str = "."
-    problem: partial | None = None  # returns a phrase, or None if all files are there
+    problem: partial | None = None  # returns a phrase, or None if no file is missing
 
 
 def download(data_set, folder, keep_archives=False):
     """Download and unpack "VOC2007", "VOC2012", "COCO2014" or "COCO2017" below `folder`.
 
-    Archives whose files are complete are skipped, and an interrupted run resumes. Raises InputError.
+    Complete data is skipped, and an interrupted run resumes. Raises InputError if a download or an archive fails.
     """
     folder = Path(folder).expanduser()
     if folder.name in ("VOCdevkit", "coco"):  # these folders are in the archives
@@ -42,7 +42,7 @@ def download(data_set, folder, keep_archives=False):
     except OSError as error:
         raise InputError(f"{folder}: can't be created ({error.strerror}); choose another folder") from error
     with only_one(folder / data_set):
-        # An archive that lies there may have been unpacked only in part.
+        # If an archive is still there, it may have been unpacked only in part.
         todo = [item for item in ARCHIVES[data_set] if (folder / item.name).exists() or item.problem(folder)]
         size = sum(archive.size for archive in todo) / 1e9
         print(f"{data_set}: {size:.1f} GB to download to {folder}; the unpacked files take as much again")
@@ -57,7 +57,7 @@ def download(data_set, folder, keep_archives=False):
 
 
 def voc_problem(year, split, count, folder):
-    """Return what an image set of VOC lacks: it lists `count` images, each with an annotation."""
+    """Return a phrase unless an image set lists `count` images and all their files exist, else None."""
     root = folder / "VOCdevkit" / f"VOC{year}"
     image_set = root / "ImageSets" / "Main" / f"{split}.txt"
     ids = image_set.read_text().split() if image_set.is_file() else []
@@ -69,7 +69,7 @@ def voc_problem(year, split, count, folder):
 
 
 def coco_problem(pattern, count, folder):
-    """Return whether there are less than `count` files, without empty ones, that match a glob pattern."""
+    """Return a phrase if fewer than `count` files that are not empty match a glob pattern, else None."""
     found = sum(path.stat().st_size > 0 for path in folder.glob(pattern))
     return f"{folder / pattern} matches {found:,} files, expected {count:,}" if found < count else None
 
@@ -90,8 +90,8 @@ def _coco_images(split, size, md5, count):
     return Archive(f"{split}.zip", f"{_COCO}/zips/{split}.zip", size, f"md5 {md5}", "coco/images", problem)
 
 
-# VOC's checksums are those in torchvision. COCO publishes none; these are the ones that libraries agree on (such as
-# PaddleDetection), and they make http safe enough.
+# VOC's checksums are those in torchvision. COCO publishes none; these are from libraries such as PaddleDetection.
+# They make the download over http safe.
 ARCHIVES = {
     "VOC2007": [
         _voc("2007", "VOCtrainval_06-Nov-2007.tar", 460032000, "c52e279531787c972589f7e41ab4ae64", "trainval", 5011),
@@ -116,7 +116,7 @@ ARCHIVES = {
 def get_args_parser():
     parser = Parser(__doc__)
     parser.add_argument("data_set", nargs="+", choices=ARCHIVES, metavar="DATA_SET", help=", ".join(ARCHIVES))
-    parser.add_argument("--folder", default="~/data", help="for VOCdevkit and coco")
+    parser.add_argument("--folder", default="~/data", help="parent folder of VOCdevkit and coco")
     parser.add_argument("--keep_archives", action="store_true", help="keep the archives after unpacking")
     return parser
 

@@ -6,23 +6,23 @@ from torchvision.ops import nms
 
 from ..box_utils import VARIANCE, decode
 
-FAR = 100.0  # image sides; on CUDA, NMS cuts corners there, since one infinite box would disturb all others
+FAR = 100.0  # image sides; on CUDA, boxes are clipped to this for NMS, since an infinite box would affect all others
 
 
 class Detect(nn.Module):
-    """Decode the boxes, and keep the best of each class after non-maximum suppression (section 2 of the paper).
+    """Decode the boxes and run non-maximum suppression (NMS) for each class (section 2 of the paper).
 
-    By default the 200 best boxes of each class enter, and all that NMS keeps remain: 77.43 mAP was measured so. In the
-    paper's code 400 per class enter, and the 200 best over all classes remain: ``nms_top_k=400, keep_top_k=200``.
+    By default, NMS gets the 200 best boxes of each class, and all boxes that it keeps are returned, as for 77.43 mAP.
+    The paper's code gives NMS 400 per class and keeps the 200 best of all classes: ``nms_top_k=400, keep_top_k=200``.
 
     Args:
-        num_classes, bkg_label: number of classes with the background, and its index; its rows stay empty.
+        num_classes, bkg_label: number of classes including the background; the background's index, its rows are 0.
         top_k: rows of the result for each class.
         conf_thresh: scores must be greater than this.
-        nms_thresh: a box that overlaps a better one of its class by more than this is dropped.
+        nms_thresh: a box is dropped if its IoU with a kept box of its class is greater; ValueError outside of (0, 1].
         variance: scales of the center and size offsets.
-        nms_top_k: number of boxes of each class that enter NMS; None is `top_k`.
-        keep_top_k: number of boxes that an image keeps over all classes; None is all.
+        nms_top_k: maximum number of boxes per class before NMS; None: `top_k`.
+        keep_top_k: maximum number of boxes per image over all classes; None: no limit.
     """
 
     def __init__(
@@ -47,9 +47,9 @@ class Detect(nn.Module):
 
     @torch.no_grad()
     def forward(self, loc_data, conf_data, prior_data):
-        """Detect in a batch: offsets [B, P, 4], class probabilities [B, P, C] (or [B * P, C]) and center-size priors
-        [P, 4] -> float32 [B, C, top_k, 5], rows (score, x1, y1, x2, y2) with corners as fractions of the image, best
-        first and padded with zeros.
+        """Offsets [B, P, 4], probabilities [B, P, C] (or [B * P, C]), center-size priors [P, 4] -> [B, C, top_k, 5].
+
+        The float32 rows are (score, x1, y1, x2, y2), corners as fractions of the image, best first, padded with zeros.
         """
         batch, classes = len(loc_data), self.num_classes
         if batch == 0:
@@ -61,7 +61,7 @@ class Detect(nn.Module):
         if not scores.is_cuda:  # classes and priors with candidates; on CUDA, counting them would synchronize
             rows, priors = ((scores.amax(dim=d) > self.conf_thresh).nonzero()[:, 0] for d in (1, 0))
             scores = scores.index_select(0, rows).index_select(1, priors)
-        # The best of each row, in the order of the priors, which NMS keeps among equal scores.
+        # The best of each row, sorted by prior: NMS keeps this order for equal scores.
         best = scores.topk(min(self.nms_top_k, scores.shape[1]), sorted=False).indices.sort(dim=1).values
         best_scores = scores.gather(1, best)
         enters = (best_scores > self.conf_thresh).nonzero(as_tuple=True)
@@ -71,7 +71,7 @@ class Detect(nn.Module):
         kept = self._nms_of_rows(boxes, score, row)
         row = row[kept]
         column = torch.arange(len(row), device=row.device) - torch.searchsorted(row, row)
-        out = boxes.new_zeros(batch * classes, self.top_k + 1, 5)  # the last column takes what exceeds top_k
+        out = boxes.new_zeros(batch * classes, self.top_k + 1, 5)  # the extra column receives boxes beyond top_k
         out[row, column.clamp(max=self.top_k)] = torch.cat([score[kept, None], boxes[kept]], dim=1)
         out = out[:, : self.top_k].reshape(batch, -1, 5)
         if self.keep_top_k is not None:
@@ -80,8 +80,8 @@ class Detect(nn.Module):
         return out.view(batch, classes, self.top_k, 5)
 
     def _nms_of_rows(self, boxes, score, row):
-        """Indices of the boxes that NMS within each row keeps, by row and best first."""
-        if boxes.is_cuda:  # one NMS for all rows, which lie far apart in float64
+        """Run NMS within each row; return the indices of the kept boxes by row, best first."""
+        if boxes.is_cuda:  # one NMS for all rows, which are shifted apart, in float64
             finite = boxes.double().nan_to_num(nan=FAR).clamp(-FAR, FAR)
             kept = nms(finite + 4 * FAR * row[:, None], score.double(), self.nms_thresh)
             return kept[row[kept].argsort(stable=True)]

@@ -8,8 +8,8 @@ import torch
 class PriorBox:
     """The default boxes ("priors") of a configuration.
 
-    The order in a cell: the square of min_size, the square of sqrt(min_size * max_size), then for each aspect ratio the
-    wide and the tall box of min_size's area. Cells run row by row, maps from fine to coarse.
+    Order in a cell: squares of side min_size and sqrt(min_size * max_size), then for each aspect ratio a wide and a
+    tall box with the area of the first square. Cells are ordered row by row, feature maps from fine to coarse.
 
     Args:
         cfg: an SSDConfig, or a dict with its keys (``min_dim feature_maps steps min_sizes max_sizes aspect_ratios
@@ -21,7 +21,7 @@ class PriorBox:
 
     def __init__(self, cfg):
         self.image_size = cfg["min_dim"]
-        self.num_priors = len(cfg["aspect_ratios"])  # the lineage's name for the number of feature maps
+        self.num_priors = len(cfg["aspect_ratios"])  # number of feature maps, as named in ssd.pytorch
         self.variance = cfg["variance"]
         self.feature_maps = cfg["feature_maps"]
         self.steps = cfg["steps"]

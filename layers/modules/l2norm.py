@@ -29,6 +29,6 @@ class L2Norm(nn.Module):
         # In float32: squares of half-precision activations overflow.
         dtype = torch.float32 if x.dtype.itemsize < 4 else x.dtype
         norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=dtype) + self.eps
-        # All-zero positions (dead ReLUs, common early in training) have no direction: the gradient is 0, not 20 / eps.
+        # At positions that are all zero (common early in training), the gradient is 0 instead of 20 / eps.
         norm = norm.masked_fill(norm <= self.eps, torch.inf)
         return (x / norm * self.weight.view(1, -1, 1, 1)).to(x.dtype)

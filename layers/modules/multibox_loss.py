@@ -11,15 +11,15 @@ class MultiBoxLoss(nn.Module):
     """Localization loss (smooth L1) and confidence loss (softmax) over matched priors and mined negatives.
 
     Both are sums over the batch divided by N, the number of matched priors of the whole batch (of all ranks in
-    distributed training). If N is 0, both are 0 and still carry a graph.
+    distributed training). If N is 0, both are 0, and backward() still works.
 
-    The arguments are the lineage's, in its order. `prior_for_matching`, `bkg_label`, `neg_mining`, `neg_overlap`,
-    `encode_target` and `use_gpu` had no effect there and have none here.
+    The arguments are those of ssd.pytorch. `prior_for_matching`, `bkg_label`, `neg_mining`, `neg_overlap`,
+    `encode_target` and `use_gpu` have no effect, as in ssd.pytorch.
 
     Args:
-        num_classes: with the background.
-        overlap_thresh: least overlap at which a prior is matched to an object that does not own it.
-        neg_pos: largest number of negatives for each positive of the same image.
+        num_classes: number of classes, including the background.
+        overlap_thresh: minimum overlap of a match, see `match_priors`.
+        neg_pos: maximum ratio of negatives to positives in an image.
         variance: scales of the center and size offsets.
     """
 
@@ -54,8 +54,8 @@ class MultiBoxLoss(nn.Module):
         Args:
             predictions: (loc [B, P, 4], conf [B, P, C], priors [P, 4] center-size), the network's output in train
                 phase.
-            targets: for each image float [objects, 5], (x1, y1, x2, y2) as fractions and the class from 0. [0, 5] for
-                an image without objects.
+            targets: list of float [objects, 5] for each image: (x1, y1, x2, y2) as fractions, and the class from 0.
+                [0, 5] for an image without objects.
 
         Returns:
             (loss_l, loss_c): localization and confidence loss, scalars.
@@ -67,9 +67,9 @@ class MultiBoxLoss(nn.Module):
         return loss_l / n, loss_c / n
 
     def match_targets(self, targets, priors):
-        """Regression and class targets of a batch of images: [B, P, 4] of the priors' dtype and int64 [B, P].
+        """Match a batch: targets as in `forward`, priors [P, 4] -> loc_t [B, P, 4], conf_t int64 [B, P].
 
-        Training does this in the loader's workers: on CUDA it synchronizes with the host.
+        Training does this in the DataLoader's workers, because on CUDA it synchronizes with the host.
         """
         loc_t = priors.new_zeros(len(targets), len(priors), 4)
         conf_t = torch.zeros(len(targets), len(priors), dtype=torch.int64, device=priors.device)
@@ -79,7 +79,7 @@ class MultiBoxLoss(nn.Module):
         return loc_t, conf_t
 
     def sums(self, loc, conf, loc_t, conf_t):
-        """The two losses before the division by N, in float32 (float64 stays as it is). Sync-free.
+        """Return both losses before the division by N, in float32 or float64. Does not synchronize with the host.
 
         Args:
             loc, conf: predictions [B, P, 4] and [B, P, C].
@@ -90,11 +90,11 @@ class MultiBoxLoss(nn.Module):
         loss_l = F.smooth_l1_loss(loc, loc_t, reduction="none").sum(dim=-1)  # [B, P]
         loss_c = F.cross_entropy(conf.flatten(0, 1), conf_t.flatten(), reduction="none").view_as(conf_t)  # [B, P]
         selected = positive | self._hardest(loss_c.detach().masked_fill(positive, -1), positive)
-        # A product with the mask would turn infinity at a prior that does not count into NaN.
+        # Not a product with the mask, because 0 * infinity is NaN.
         return loss_l.masked_fill(~positive, 0).sum(), loss_c.masked_fill(~selected, 0).sum()
 
     def _hardest(self, loss_c, positive):
-        """The priors of highest loss, `negpos_ratio` for each positive of their image: [B, P] -> bool [B, P]."""
+        """Select the priors of highest loss, `negpos_ratio` for each positive of the image: [B, P] -> bool [B, P]."""
         order = loss_c.argsort(dim=1, descending=True)
         mined = torch.arange(order.shape[1], device=order.device) < self.negpos_ratio * positive.sum(
             dim=1, keepdim=True
@@ -103,10 +103,10 @@ class MultiBoxLoss(nn.Module):
 
 
 def matched_priors(conf_t):
-    """N of the loss, at least 1: the matched priors of the batch; in distributed training the mean over the ranks.
+    """Return N of the loss, at least 1: the matched priors of the batch, or their mean over the ranks.
 
-    The mean, because DistributedDataParallel averages the gradients: together they equal those of a single process
-    that sees the images of all ranks and divides by all their matched priors.
+    DistributedDataParallel averages the gradients over the ranks. With the mean, the result is the gradient of a single
+    process that computes the whole batch.
     """
     n = (conf_t > 0).sum().float()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
