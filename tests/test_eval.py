@@ -1,6 +1,7 @@
 """eval.py as its users run it: on finished detections, and with a small network on a few images."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -96,32 +97,24 @@ def test_network_is_scored_and_reported(network, folder, tmp_path, capsys):
     assert content["voc"]["reference"]["left_out_without_ground_truth"] == ["<sofa>"]
     detections = {"det_val_cat.txt", "det_val_dog.txt", "det_val_%3Csofa%3E.txt"}
     assert {path.name for path in (tmp_path / "eval").glob("det_*")} == detections
-    assert "<sofa>" not in (tmp_path / "eval" / "mistakes.html").read_text()
 
     files = run("--dataset", folder, "--detections", tmp_path / "eval", "--save_folder", tmp_path / "again")
-    by_name = {rule: figures["classes"] for rule, figures in files["voc"].items()}
-    assert by_name == {rule: figures["classes"] for rule, figures in content["voc"].items()}
+    for rule in ("reference", "devkit"):
+        assert files["voc"][rule]["classes"] == content["voc"][rule]["classes"]
     assert files["best_mean_F1"] == content["best_mean_F1"]
 
 
-def test_repeated_run_gives_identical_files_with_any_number_of_workers(network, tmp_path):
-    run(*network[:-1], tmp_path / "1", "--num_workers", 3, "--batch_size", 1)
-    run(*network[:-1], tmp_path / "2", "--num_workers", 1, "--batch_size", 1)
-    for path in (tmp_path / "1").iterdir():
-        if path.name != "results.json":
-            assert path.read_bytes() == (tmp_path / "2" / path.name).read_bytes()
-
-
-def test_two_processes_give_the_same_files_as_one(network, tmp_path):
-    flags = (*network[:-1], tmp_path / "two", "--batch_size", 2)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "eval.py"]
-    done = subprocess.run([*command, *map(str, flags)], cwd=ROOT, capture_output=True, text=True, check=True)
+def test_any_number_of_workers_and_of_processes_gives_the_same_files(network, tmp_path):
+    flags = (*map(str, network[:-1]), tmp_path / "processes", "--batch_size", "2")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "eval.py", *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.count("network: ") == done.stdout.count("report in ") == 1
-    one = run(*network[:-1], tmp_path / "one", "--batch_size", 2)
-    two = json.loads((tmp_path / "two" / "results.json").read_text())
-    assert two["voc"] == one["voc"]
-    for path in (tmp_path / "one").glob("det_*"):
-        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+    one, _ = (run(*network[:-1], tmp_path / workers, "--batch_size", 2, "--num_workers", workers) for workers in "13")
+    for other in ("processes", "3"):
+        assert json.loads((tmp_path / other / "results.json").read_text())["voc"] == one["voc"]
+        for path in (tmp_path / "1").iterdir():
+            if path.name != "results.json":  # which contains times
+                assert path.read_bytes() == (tmp_path / other / path.name).read_bytes()
 
 
 def test_batches_equal_the_detector_on_single_images(checkpoint, folder):
@@ -133,7 +126,7 @@ def test_batches_equal_the_detector_on_single_images(checkpoint, folder):
         (expected,) = detector([read_image(path)])
         rows = found.take(found.images == index)
         assert len(rows.labels) == pytest.approx(len(expected), abs=3)  # another rounding may suppress another box
-        ours = np.column_stack([rows.labels, 10 * rows.scores, (rows.boxes - 1) / 500])
+        ours = np.column_stack([rows.labels, 10 * rows.scores, (rows.boxes - 1) / 500])  # pixels count from 1
         theirs = np.column_stack([expected.labels, 10 * expected.scores, expected.boxes / 500])
         nearest = np.abs(ours[:, None] - theirs).max(axis=2).min(axis=1)
         assert np.mean(nearest < 1e-4) > 0.9
@@ -172,7 +165,6 @@ def test_coco_set_is_scored(checkpoint, tmp_path, capsys):
     content = run(*flags, "--trained_model", checkpoint)
     out, err = capsys.readouterr()
     assert "eval: 1 detection file, pr_curves.png" in out
-    assert "AP        0." in out
     assert err == "note: left out the objects of 1 class name outside the class list: kite (1)\n"
     assert set(content["coco"]["classes"]) == {"cat", "dog"}
     results = json.loads((tmp_path / "eval" / "detections.json").read_text())
@@ -189,53 +181,52 @@ def test_a_data_set_of_other_classes_ends_in_one_line_before_the_work(network, t
         run(*network, "--dataset", other)
 
 
-def script(*flags):
-    """Run eval.py in a process of its own, which tells whether torch was imported."""
-    program = "import runpy, sys\ntry:\n    runpy.run_path('eval.py', run_name='__main__')\n"
+def script(name, *flags):
+    """Run a script in a process of its own, which tells whether torch was imported."""
+    program = f"import runpy, sys\ntry:\n    runpy.run_path('{name}', run_name='__main__')\n"
     program += "finally:\n    print('heavy' if {'torch', 'cv2', 'numpy'} & set(sys.modules) else 'light')"
     command = [sys.executable, "-c", program, *map(str, flags)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
 
 
 def test_invalid_flags_are_refused_in_one_line(capsys):
-    line = (
-        "batch_size=0 top_k=0 keep_top_k=-1 num_workers=-1 confidence_threshold=1 confidence_threshold=nan cuda=perhaps"
-    )
-    for flag in f"{line} engine=onnxruntime precision=int4".split():
+    numbers = "batch_size=0 top_k=0 keep_top_k=-1 num_workers=-1 confidence_threshold=1 confidence_threshold=nan"
+    for flag in f"{numbers} cuda=perhaps engine=onnxruntime precision=int4".split():
         with pytest.raises(SystemExit) as ended:
             eval_script.get_args_parser().parse_args([f"--{flag}"])
         assert ended.value.code == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith(f"error: argument --{flag.partition('=')[0]}: ")
+        assert re.fullmatch(f"error: argument --{flag.partition('=')[0]}: .*\n", capsys.readouterr().err)
 
 
 def test_flags_of_the_lineage_keep_their_names_and_defaults():
-    args = eval_script.get_args_parser().parse_args([])
-    assert (args.confidence_threshold, args.top_k, args.save_folder) == (0.01, 200, "eval")
-    assert (args.cuda, args.cleanup) == (True, False)
-    line = "--trained_model w.pth --save_folder e/ --confidence_threshold 0.5 --top_k 5 --cuda False --voc_root d"
-    args = eval_script.get_args_parser().parse_args([*line.split(), "--cleanup", "True"])
-    assert (args.trained_model, args.save_folder, args.voc_root) == ("w.pth", "e/", "d")
-    assert (args.cuda, args.cleanup, args.top_k) == (False, True, 5)
+    def values(line):
+        args = eval_script.get_args_parser().parse_args(line.split())
+        return args.trained_model, args.save_folder, args.confidence_threshold, args.top_k, args.cuda, args.cleanup
+
+    assert values("") == (None, "eval", 0.01, 200, True, False)
+    flags = "--trained_model w.pth --save_folder e/ --confidence_threshold 0.5 --top_k 5 --cuda False --cleanup True"
+    assert values(f"{flags} --voc_root d") == ("w.pth", "e/", 0.5, 5, False, True)
 
 
 def test_users_mistakes_end_in_one_line_and_exit_code_2(finished, tmp_path):
     """A mistyped flag does so without importing torch, and so does --help answer."""
-    done = script("--batch_size", "many")
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "light\n", 1)
-    done = script("--help")
-    assert (done.returncode, done.stderr, done.stdout.splitlines()[-1]) == (0, "", "light")
+    for name in ("eval.py", "export.py"):
+        code, out, err = script(name, "--help")
+        assert (code, out.splitlines()[-1], err) == (0, "light", "")
+    code, out, err = script("eval.py", "--batch_size", "many")
+    assert (code, out, err.count("\n")) == (2, "light\n", 1)
     write_annotation(tmp_path / "devkit" / "VOC2007", "000002", [("cat", ("x", 1, 2, 3), False)])
-    done = script(*finished)
-    assert (done.returncode, done.stdout) == (2, "heavy\n")
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert "000002.xml" in done.stderr
+    code, out, err = script("eval.py", *finished)
+    assert (code, out) == (2, "heavy\n")
+    assert re.fullmatch("error: .*000002.xml.*\n", err)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-@pytest.mark.parametrize("name", ["pr_curves.png", "results.json"])
-def test_a_signal_while_a_file_is_written_leaves_none_of_it(finished, tmp_path, monkeypatch, capsys, number, name):
+# results.json comes last: if it is there, the others are, too.
+@pytest.mark.parametrize(("number", "name", "left"), [
+    (signal.SIGINT, "pr_curves.png", []), (signal.SIGTERM, "results.json", ["pr_curves.png"]),
+])  # fmt: skip
+def test_a_signal_while_a_file_is_written_leaves_none_of_it(finished, tmp_path, monkeypatch, number, name, left):
     replace = Path.replace
 
     def interrupt(path, target):
@@ -247,7 +238,4 @@ def test_a_signal_while_a_file_is_written_leaves_none_of_it(finished, tmp_path, 
     with pytest.raises(SystemExit) as ended, exit_on_input_error():
         run(*finished)
     assert ended.value.code == 128 + number
-    assert capsys.readouterr().err == f"interrupted by {number.name}\n"
-    # results.json comes last: if it is there, the others are, too.
-    left = [path.name for path in (tmp_path / "eval").iterdir()]
-    assert left == ([] if name == "pr_curves.png" else ["pr_curves.png"])
+    assert [path.name for path in (tmp_path / "eval").iterdir()] == left

@@ -1,9 +1,8 @@
 """The source itself: nothing that a file holds is run, expanded or handed to a shell."""
 
 import ast
+import re
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[1]
 OTHERS = ("venv", "scratch", "shared")  # folders in the root that are not the project's
@@ -20,11 +19,10 @@ def faults(source, of_tests=False):
     """Yield a phrase for each call and import in a source that trusts what it reads."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom) and not of_tests:
-            module = getattr(node, "module", None)
-            names = {f"{module}.{name.name}" if module else name.name for name in node.names}
             # The standard library's XML parser expands entities.
-            unsafe = {name for name in names if name.split(".")[0] in ("xml", "lxml")}
-            yield from unsafe - {"xml.etree.ElementTree.ParseError"}
+            line = ast.unparse(node)
+            if re.search(r"\b(xml|lxml)\b", line) and line != "from xml.etree.ElementTree import ParseError":
+                yield line
         if isinstance(node, ast.Call):
             name, keywords = ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}
             if f".{name}".endswith(".torch.load") and keywords.get("weights_only") != "True":
@@ -44,10 +42,10 @@ def test_no_call_trusts_what_it_reads():
         assert not found, f"{path}: {found}"
 
 
-@pytest.mark.parametrize("source", [
-    "torch.load(path)", "torch.load(path, weights_only=False)", "torch.load(path, weights_only=flag)", "eval(text)",
-    "pickle.loads(data)", "subprocess.run(command, shell=True)", "np.load(path, allow_pickle=True)",
-    "import xml.etree.ElementTree as ET", "from lxml import etree", "tarfile.open(path).extractall(folder)",
-])  # fmt: skip
-def test_the_search_finds(source):
-    assert len(list(faults(source))) == 1
+def test_the_search_finds():
+    for source in (
+        "torch.load(path)", "torch.load(path, weights_only=False)", "torch.load(path, weights_only=flag)", "eval(text)",
+        "pickle.loads(data)", "subprocess.run(command, shell=True)", "np.load(path, allow_pickle=True)",
+        "import xml.etree.ElementTree as ET", "from lxml import etree", "tarfile.open(path).extractall(folder)",
+    ):  # fmt: skip
+        assert len(list(faults(source))) == 1, source

@@ -18,7 +18,7 @@ class Camera:
 
     left = 6
 
-    def __init__(self, _number):
+    def __init__(self, *_):
         pass
 
     def isOpened(self):  # noqa: N802 - OpenCV's name
@@ -32,61 +32,45 @@ class Camera:
     def end(self):
         return False, None
 
-    def get(self, _property):
-        return 20.0
+    def get(self, which):
+        return 0 if which == cv2.CAP_PROP_FRAME_COUNT else 20.0
 
     def release(self):
         pass
 
 
-class Failing(Camera):
-    def end(self):
-        raise cv2.error("can't grab")
-
-
-class Empty(Camera):
-    def end(self):
-        return True, None
-
-
-class Silent(Camera):
-    def end(self):
-        time.sleep(3)
-        return False, None
-
-
-class Changed(Camera):
-    """Is connected again, and gives another size before it ends."""
-
-    def end(self):
-        return (False, None) if self.left < -3 else (True, np.full((96, 128, 3), (200, 0, 0), np.uint8))
+ENDS = {
+    "no frame": Camera.end,
+    "an error": lambda _: cv2.imdecode(None, cv2.IMREAD_COLOR),  # raises cv2.error
+    "an empty frame": lambda _: (True, None),
+    "silence": lambda _: time.sleep(3) or (False, None),
+    "another size": lambda self: (self.left >= -3, np.full((96, 128, 3), (200, 0, 0), np.uint8)),  # reconnected
+}
 
 
 @pytest.fixture(autouse=True)
-def no_device_file(monkeypatch):
-    """On Linux, /dev/video7 would have to exist."""
-    monkeypatch.setattr(sys, "platform", "darwin")
+def install(monkeypatch):
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    monkeypatch.setattr(sys, "platform", "darwin")  # on Linux, /dev/video7 would have to exist
 
 
-@pytest.mark.parametrize("kind", [Camera, Failing, Empty, Silent, Changed])
+@pytest.mark.parametrize("kind", ENDS)
 def test_a_camera_that_goes_away_ends_with_a_note(monkeypatch, kind):
-    monkeypatch.setattr(cv2, "VideoCapture", kind)
+    monkeypatch.setattr(Camera, "end", ENDS[kind])
     monkeypatch.setattr(camera, "CAMERA_TIMEOUT", 0.6)
     with CameraReader(7) as reader:
         times, frames = zip(*reader.timed(), strict=True)
-    assert reader.size == (64, 48)
-    assert reader.rate == 20
+    assert (reader.size, reader.rate) == ((64, 48), 20)
     assert 1 <= len(frames) == reader.decoded <= 10
     assert list(times) == sorted(times)
     assert {frame.shape for frame in frames} == {(48, 64, 3)}
     assert frames[0][24, 32].tolist() == [200, 0, 0]  # RGB
-    assert frames[-1][24, 32].argmax() == (2 if kind is Changed else 0)
+    assert frames[-1][24, 32].argmax() == (2 if kind == "another size" else 0)
     (note,) = reader.notes
-    assert note.startswith("camera 7 has been silent for 0.6 s" if kind is Silent else "camera 7 gives no more frames")
+    assert note.startswith(f"camera 7 {'has been silent for 0.6 s' if kind == 'silence' else 'gives no more frames'}")
 
 
-def test_frames_that_nobody_is_ready_for_are_dropped(monkeypatch):
-    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+def test_frames_that_nobody_is_ready_for_are_dropped():
     with CameraReader(7) as reader:
         time.sleep(0.4)  # all six have come by now
         assert len(list(reader.timed())) == 1
@@ -94,7 +78,6 @@ def test_frames_that_nobody_is_ready_for_are_dropped(monkeypatch):
 
 def test_a_camera_that_is_not_there(monkeypatch):
     monkeypatch.setattr(Camera, "left", 0)
-    monkeypatch.setattr(cv2, "VideoCapture", Camera)
     with pytest.raises(InputError, match="camera 7: no frame"):
         CameraReader(7)
     monkeypatch.setattr(sys, "platform", "linux")
@@ -106,18 +89,14 @@ def test_a_camera_is_not_released_while_it_is_read(monkeypatch):
     """OpenCV would crash."""
     answer, asked, released = threading.Event(), threading.Event(), []
 
-    class Stuck(Camera):
-        left = 1
+    def end(_):
+        asked.set()
+        answer.wait(60)
+        return False, None
 
-        def end(self):
-            asked.set()
-            answer.wait(60)
-            return False, None
-
-        def release(self):
-            released.append(answer.is_set())
-
-    monkeypatch.setattr(cv2, "VideoCapture", Stuck)
+    monkeypatch.setattr(Camera, "end", end)
+    monkeypatch.setattr(Camera, "left", 1)
+    monkeypatch.setattr(Camera, "release", lambda _: released.append(answer.is_set()))
     reader = CameraReader(7)
     assert asked.wait(60)
     join = reader._thread.join
@@ -133,15 +112,11 @@ def test_a_camera_is_not_released_while_it_is_read(monkeypatch):
 def test_a_stream_is_connected_once_more(monkeypatch):
     opened = []
 
-    class Stream(Camera):
-        def __init__(self, *_):
-            self.left = 4 if len(opened) < 2 else 0
-            opened.append(self)
+    def connect(self, *_):
+        self.left = 4 if len(opened) < 2 else 0
+        opened.append(self)
 
-        def get(self, which):
-            return 0 if which == cv2.CAP_PROP_FRAME_COUNT else 20.0
-
-    monkeypatch.setattr(cv2, "VideoCapture", Stream)
+    monkeypatch.setattr(Camera, "__init__", connect)
     with CameraReader("rtsp://somewhere/stream") as reader:
         assert 1 <= len(list(reader.timed())) <= 8
     assert len(opened) == 2

@@ -69,7 +69,7 @@ def test_an_error_is_raised_in_its_items_turn_and_the_work_ends():
 
 
 def test_threads_are_shared_among_workers(monkeypatch):
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch:  # ends before `three_threads` asks
         patch.setattr(torch, "get_num_threads", lambda: 20)
         assert [share_threads(torch.device(name)) for name in ("cpu", "cuda", "mps")] == [(8, 2), (8, 1), (1, 20)]
 
@@ -89,15 +89,15 @@ def clip(tmp_path_factory):
 
 @pytest.fixture
 def run(detector, clip):
-    """Run a Pipeline on the clip: its Summary, and [(frame, time, Detections, what stands in the line)]."""
+    """Run a Pipeline on the clip: its Summary, and [(frame, time, Detections, their place)]."""
 
-    def run(reader=None, stop=(), **settings):
-        written, lines = [], []
-        writer = SimpleNamespace(write=lambda frame, time: written.append((frame, time)), seconds=0.5)
-        settings["on_result"] = lambda detections, **where: lines.append((detections, where))
+    def run(reader=None, **settings):
+        written, found = [], []
+        writer = SimpleNamespace(write=lambda *frame_and_time: written.append(frame_and_time), seconds=0.5)
+        pipeline = Pipeline(detector, on_result=lambda one, **where: found.append((one, where)), **settings)
         with VideoReader(clip) as video:
-            summary = Pipeline(detector, stop=stop, **settings).video(reader or video, writer, "clip")
-        return summary, [(*one, *other) for one, other in zip(written, lines, strict=True)]
+            summary = pipeline.video(reader or video, writer, "clip")
+        return summary, [(*one, *other) for one, other in zip(written, found, strict=True)]
 
     return run
 
@@ -120,9 +120,8 @@ def test_a_video_gives_what_its_frames_give(run, detector, clip, batch_size, lab
     assert set(names) == {"person"} if labels else set(names) >= {"cat", "person"}
     assert (summary.images, summary.objects) == (7, {name: names.count(name) for name in names})
     objects = ", ".join(f"{name} {number}" for name, number in summary.objects.most_common())
-    stages = r"decode [\d.]+, network [\d.]+, draw [\d.]+, encode 71\.4"
-    how = r"they overlap \(network and draw on 3 threads\), the slowest is \w+"
-    pattern = rf"7 frames in [\d.]+ s \(.* per second\)\nobjects: {objects}\nmilliseconds per frame: {stages}; {how}"
+    pattern = rf"7 frames in [\d.]+ s \(.* per second\)\nobjects: {objects}\nmilliseconds per frame: decode [\d.]+, "
+    pattern += r"network [\d.]+, draw [\d.]+, encode 71\.4; they overlap \(.* on 3 threads\), the slowest is \w+"
     assert re.fullmatch(pattern, str(summary))
 
 
@@ -147,38 +146,34 @@ def test_frames_of_a_camera_do_not_wait_for_a_worker(run):
     assert len(shown) == 3
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])
-def test_running_out_of_memory_is_an_input_error(run, detector, tmp_path, monkeypatch, error):
+@pytest.mark.parametrize("place", ["read_image", "draw_detections", "Detector.outputs"])
+def test_running_out_of_memory_is_an_input_error(detector, tmp_path, monkeypatch, place):
     def fail(*_):
-        raise error
+        raise MemoryError
 
     write_image(tmp_path / "a.png", np.zeros((9, 9, 3), np.uint8))
-    for place in ("pipeline.read_image", "pipeline.draw_detections", "detector.Detector.outputs"):
-        with monkeypatch.context() as patch, pytest.raises(InputError, match="out of memory.*; lower --batch_size"):
-            patch.setattr(f"inference.{place}", fail)
-            draw = fail if "draw" in place else None
-            Pipeline(detector, draw=draw).images([tmp_path / "a.png"], [tmp_path / "b.png"])
+    monkeypatch.setattr(f"inference.{'detector' if 'Detector' in place else 'pipeline'}.{place}", fail)
+    pipeline = Pipeline(detector, draw=fail if "draw" in place else None)
+    with pytest.raises(InputError, match="out of memory.*; lower --batch_size"):
+        pipeline.images([tmp_path / "a.png"], [tmp_path / "b.png"])
     assert not (tmp_path / "b.png").exists()
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_a_folder_gives_what_its_images_give_without_a_damaged_one(tmp_path, detector, batch_size):
-    paths = sorted((make_clip_images(tmp_path / "voc") / "JPEGImages").iterdir())
+    paths = sorted((make_clip_images(tmp_path / "voc") / "JPEGImages").iterdir())[::2]
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(paths[0].read_bytes()[:200])
-    tasks = {path: tmp_path / "out" / f"{path.stem}.png" for path in [*paths[:2], bad, *paths[2:]]}
+    tasks = {path: tmp_path / f"{path.stem}.png" for path in [*paths[:2], bad, *paths[2:]]}
     results = []
     pipeline = Pipeline(detector, batch_size=batch_size, on_result=lambda found, file: results.append((file, found)))
-    bad.with_name("out").mkdir()
     summary = pipeline.images([*tasks], [*tasks.values()])
-    assert str(summary).startswith("8 images in ")
-    (error,) = summary.errors
-    assert str(error).startswith(f"{bad}: not a readable image (")
+    assert str(summary).startswith("4 images in ")
+    assert re.match(f"{re.escape(str(bad))}: not a readable image .*", *map(str, summary.errors))
     for path, (file, found) in zip(paths, results, strict=True):
         image = read_image(path)
         (alone,) = detector([image])
         assert (file, found.names) == (str(path), alone.names)
         np.testing.assert_allclose(found.boxes, alone.boxes, atol=0.11)
-        draw_detections(image, alone)
-        assert (read_image(tasks[path]) != image).any(axis=-1).mean() < 0.01  # a box may be a pixel off
+        assert (read_image(tasks[path]) != alone.draw(image)).any(axis=-1).mean() < 0.01  # a box may be a pixel off
     assert not tasks[bad].exists()
