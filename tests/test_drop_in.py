@@ -11,8 +11,6 @@ import torch
 from synthetic import make_voc
 from torch import nn
 
-from data import voc
-from layers.functions import PriorBox
 from ssd import build_ssd
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,36 +63,30 @@ from data import *
 from utils.augmentations import SSDAugmentation
 from layers.modules import MultiBoxLoss
 from ssd import build_ssd
-import os
 import sys
 import torch
 from torch.autograd import Variable
 import torch.nn as nn
 import torch.optim as optim
-import torch.backends.cudnn as cudnn
 import torch.nn.init as init
 import torch.utils.data as data
-import numpy as np
 
 dataset_root, save_path, batch_size, max_iter, lr, gamma = sys.argv[1], sys.argv[2], 2, 20, 1e-4, 0.1
 torch.set_default_tensor_type('torch.FloatTensor')
 torch.manual_seed(0)
 
-
 def train():
     cfg = voc
     dataset = VOCDetection(root=dataset_root, transform=SSDAugmentation(cfg['min_dim'], MEANS))
-    ssd_net = build_ssd('train', cfg['min_dim'], cfg['num_classes'])
-    net = ssd_net
-    for part in (ssd_net.vgg, ssd_net.extras, ssd_net.loc, ssd_net.conf):
+    net = build_ssd('train', cfg['min_dim'], cfg['num_classes'])
+    for part in (net.vgg, net.extras, net.loc, net.conf):
         part.apply(weights_init)
     optimizer = optim.SGD(net.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
     criterion = MultiBoxLoss(cfg['num_classes'], 0.5, True, 0, True, 3, 0.5, False, False)
     net.train()
     loc_loss = conf_loss = step_index = 0
     print('Training SSD on:', dataset.name, len(dataset))
-    data_loader = data.DataLoader(dataset, batch_size, num_workers=1, shuffle=True,
-                                  collate_fn=detection_collate, pin_memory=False)
+    data_loader = data.DataLoader(dataset, batch_size, num_workers=1, shuffle=True, collate_fn=detection_collate)
     batch_iterator = iter(data_loader)
     for iteration in range(max_iter):
         if iteration == 15 or iteration in cfg['lr_steps']:
@@ -105,31 +97,26 @@ def train():
         except StopIteration:
             batch_iterator = iter(data_loader)
             images, targets = next(batch_iterator)
-        images = Variable(images)
-        targets = [Variable(ann) for ann in targets]
-        out = net(images)
+        out = net(Variable(images))
         optimizer.zero_grad()
-        loss_l, loss_c = criterion(out, targets)
+        loss_l, loss_c = criterion(out, [Variable(ann) for ann in targets])
         loss = loss_l + loss_c
         loss.backward()
         optimizer.step()
         loc_loss += loss_l.data
         conf_loss += loss_c.data
         print('iter ' + repr(iteration) + ' || Loss: %.4f ||' % (loss.item()))
-    torch.save(ssd_net.state_dict(), save_path)
+    torch.save(net.state_dict(), save_path)
     print('sums %.4f rate %g' % (loc_loss + conf_loss, optimizer.param_groups[0]['lr']))
-
 
 def adjust_learning_rate(optimizer, gamma, step):
     for param_group in optimizer.param_groups:
         param_group['lr'] = lr * (gamma ** (step))
 
-
 def weights_init(m):
     if isinstance(m, nn.Conv2d):
         init.xavier_uniform_(m.weight.data)
         m.bias.data.zero_()
-
 
 if __name__ == '__main__':
     train()
@@ -166,9 +153,8 @@ def run(folder, script, *arguments):
 def weights(tmp_path_factory):
     """A full-width state dict that detects a dog in the whole of any image: the first prior of the coarsest map."""
     net = build_ssd("train")
-    for head in (*net.loc, *net.conf):
-        nn.init.zeros_(head.weight)
-        nn.init.zeros_(head.bias)
+    for parameter in (*net.loc.parameters(), *net.conf.parameters()):
+        nn.init.zeros_(parameter)
     with torch.no_grad():
         for head in net.conf:
             head.bias.view(-1, 21)[:, 0] = 12
@@ -200,25 +186,16 @@ def test_a_training_script(tmp_path):
     """It trains the network at the paper's width for twenty iterations."""
     for year in ("2007", "2012"):
         objects = {f"{year}_{i}": [("dog", (10 + i, 10, 90, 70), 0), ("cat", (5, 5, 40, 60), i % 2)] for i in range(3)}
-        make_voc(tmp_path / f"VOC{year}", objects, split="trainval", size=(300, 200))
+        make_voc(tmp_path / f"VOC{year}", objects, split="trainval")
     lines = run(tmp_path, TRAINING, f"{tmp_path}/", tmp_path / "VOC.pth").splitlines()
     assert lines[0] == "Training SSD on: VOC0712 6"
     losses = [float(line.split()[4]) for line in lines if line.startswith("iter")]
     assert len(losses) == 20
-    assert np.isfinite(losses).all()
     assert np.mean(losses[-5:]) < 0.85 * losses[0]
     _, total, _, rate = lines[-1].split()
-    assert float(total) == pytest.approx(sum(losses), rel=1e-4)
-    assert float(rate) == pytest.approx(1e-5)
+    assert (float(total), float(rate)) == pytest.approx((sum(losses), 1e-5), rel=1e-4)
     build_ssd("test").load_state_dict(torch.load(tmp_path / "VOC.pth", weights_only=True), strict=True)
 
 
 def test_names_that_scripts_import(tmp_path):
     run(tmp_path, NAMES)
-
-
-def test_attributes_of_the_network():
-    net = build_ssd("test", 300, 21, width=0.05)
-    assert torch.equal(net.priors, PriorBox(voc).forward())
-    assert net.size == 300
-    assert net.phase == "test"

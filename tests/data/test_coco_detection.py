@@ -1,7 +1,6 @@
 """COCO: ids and classes from the JSON, the lineage's names, and named faults."""
 
 import json
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -40,6 +39,9 @@ def test_items_contain_fractions_and_labels_in_the_order_of_the_ids(root):
     assert (tuple(image.shape), target.dtype) == ((3, 300, 300), np.float32)
     assert np.allclose(target, [[0.1, 0.25, 0.4, 0.75, 1], [0.5, 0.5, 0.75, 0.75, 2]])  # without the crowd
     assert np.allclose(dataset[1][1], [[0, 0, 0.5, 1, 0]])  # without the box of no width
+    dataset = COCODetection(root, "train2017", keep_empty=True)
+    assert dataset.ids == [42, 7, 9]
+    assert [tuple(target.shape) for target in detection_collate([dataset[0], dataset[1]])[1]] == [(2, 5), (0, 5)]
 
 
 def test_the_lineages_accessors(root, capsys):
@@ -56,14 +58,6 @@ def test_the_lineages_accessors(root, capsys):
     assert dataset.root == str(root)
     (root / "images" / "train2017").rename(root / "train2017")  # the official layout
     assert np.array_equal(COCODetection(root, "train2017").pull_image(0), tensor[0])
-
-
-def test_empty_images_are_kept_on_request_and_collate(root):
-    dataset = COCODetection(root, "train2017", keep_empty=True)
-    assert dataset.ids == [42, 7, 9]
-    images, targets = detection_collate([dataset[0], dataset[1]])
-    assert images.shape == (2, 3, 80, 100)
-    assert [tuple(target.shape) for target in targets] == [(2, 5), (0, 5)]
 
 
 def test_transform_is_called_with_image_boxes_and_labels(root):
@@ -100,11 +94,11 @@ class TestAnnotationTransform:
 
     def test_one_without_serves_several_data_sets(self, tmp_path):
         transform = COCOAnnotationTransform()
-        first = COCODetection(make_coco(tmp_path / "1", OBJECTS, CATEGORIES, split="a"), "a", None, transform)
-        renamed = {1: "person", 18: "dog", 20: "sheep", 90: "toothbrush"}
-        second = COCODetection(make_coco(tmp_path / "2", OBJECTS, renamed, split="a"), "a", None, transform)
-        assert [row[4] for row in first[0][1]] == [1, 2]
-        assert [row[4] for row in second[0][1]] == [1, 3]
+        first, second = (
+            COCODetection(make_coco(tmp_path / str(len(names)), OBJECTS, names, split="a"), "a", None, transform)
+            for names in (CATEGORIES, {**CATEGORIES, 20: "sheep"})
+        )
+        assert [[row[4] for row in dataset[0][1]] for dataset in (first, second)] == [[1, 2], [1, 3]]
 
 
 def change(root, parts):
@@ -120,28 +114,18 @@ def image(**changes):
     return {"images": [{"id": 7, "file_name": "7.jpg", "width": 9, "height": 9, **changes}], "annotations": []}
 
 
-@pytest.mark.parametrize(
-    ("parts", "words"),
-    [
-        (entry(image_id=5), "unlisted image 5"),
-        (entry(image_id="x" * 9999), "unlisted image 'xxx"),
-        (entry(category_id=2), "unlisted category 2"),
-        (entry(category_id=[1]), "instances_train2017.json: not a COCO"),
-        (entry(bbox=[0, 0, 1]), "four finite numbers"),
-        (entry(bbox=[0, 0, 1, float("nan")]), "four finite numbers"),
-        (entry(bbox=[0, 0, 1, "x"]), "four finite numbers"),
-        (entry(bbox=[0, 0, 1, 1e300]), "four finite numbers"),
-        (entry(bbox=[0, 0, 1, True]), "four finite numbers"),
-        (entry(bbox=[9] * 9999), r"has bbox \[9, 9, "),
-        ({"annotations": [{"image_id": 7, "category_id": 1}]}, "'bbox' is missing"),
-        (image(id="a\x1b[2J"), "the image id .* is invalid, it contains control characters"),
-        (image(id="a" * 201), "the image id .* is invalid, it has 201 characters"),
-        (image(file_name=""), "the file_name of image 7 is invalid, it is empty"),
-        ({"categories": [{"id": 1, "name": "a"}, {"id": "b", "name": "b"}]}, "neither all integers nor all text"),
-        ({"categories": [{"id": 1, "name": "a"}, {"id": 18, "name": "a"}]}, "1 and 18 have the same name 'a'; rename"),
-    ],
-    ids=lambda value: str(value)[:40],
-)
+@pytest.mark.parametrize(("parts", "words"), [
+    (entry(image_id=5), "unlisted image 5"), (entry(image_id="x" * 9999), "unlisted image 'xxx"),
+    (entry(category_id=2), "unlisted category 2"), (entry(category_id=[1]), "instances_train2017.json: not a COCO"),
+    *((entry(bbox=[0, 0, 1, *last]), "four finite numbers") for last in ([], [float("nan")], ["x"], [1e300], [True])),
+    (entry(bbox=[9] * 9999), r"has bbox \[9, 9, "),
+    ({"annotations": [{"image_id": 7, "category_id": 1}]}, "'bbox' is missing"),
+    (image(id="a\x1b[2J"), "the image id .* is invalid, it contains control characters"),
+    (image(id="a" * 201), "the image id .* is invalid, it has 201 characters"),
+    (image(file_name=""), "the file_name of image 7 is invalid, it is empty"),
+    ({"categories": [{"id": 1, "name": "a"}, {"id": "b", "name": "b"}]}, "neither all integers nor all text"),
+    ({"categories": [{"id": 1, "name": "a"}, {"id": 18, "name": "a"}]}, "1 and 18 have the same name 'a'; rename"),
+], ids=lambda value: str(value)[:40])  # fmt: skip
 def test_a_broken_json_is_refused(root, parts, words):
     change(root, parts)
     with pytest.raises(InputError, match=words) as caught:
@@ -149,23 +133,9 @@ def test_a_broken_json_is_refused(root, parts, words):
     assert len(str(caught.value)) < 300 + len(str(root))
 
 
-@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="only Linux has a file that opens and can't be read")
-def test_a_json_with_read_errors_is_named(root):
-    path = root / "annotations" / "instances_train2017.json"
-    path.unlink()
-    path.symlink_to("/proc/self/mem")
-    with pytest.raises(InputError, match=r"instances_train2017\.json: can't be read \("):
-        read_coco_annotations(path)
-
-
-def test_a_missing_split_is_answered_with_the_present_ones(root):
-    with pytest.raises(
-        InputError, match=r"instances_trainval35k\.json: no such file; choose another split, found: train2017 "
-    ):
-        COCODetection(root)
-
-
 def test_missing_or_foreign_json_is_refused(root, tmp_path):
+    with pytest.raises(InputError, match=r"trainval35k\.json: no such file; choose another split, found: train2017 "):
+        COCODetection(root)
     with pytest.raises(InputError, match="data/scripts"):
         COCODetection(tmp_path / "empty", "val2017")
     path = root / "annotations" / "instances_train2017.json"

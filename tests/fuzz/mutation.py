@@ -37,23 +37,15 @@ def mutate_bytes(rng, seeds, tokens=(b"",)):
         digits = DIGITS.search(data, start)
         number = struct.pack(rng.choice(("<I", ">I")), rng.choice(NUMBERS))[: rng.choice((1, 2, 4, 4))]
         token, half = rng.choice(tokens), len(block) // 2
-        first, last, new = rng.choice(
-            (
-                (start, start + 1, bytes(byte ^ 1 << rng.randrange(8) for byte in block[:1])),
-                (start, start + 1, bytes(byte ^ 1 << rng.randrange(8) for byte in block[:1])),
-                (start, near, rng.randbytes(near - start)),
-                (start, start + len(number), number),
-                (start, len(data), b""),
-                (start, start, rng.randbytes(rng.randint(1, 40))),
-                (start, start, token),
-                (start, near, token),
-                (*(digits.span() if digits else (start, start)), token),
-                (start, end, b""),
-                (end, end, block[:4096] * rng.choice((1, 1, 2, 50))),
-                (start, end, block[half:] + block[:half]),
-                (start, len(data), rng.choice(seeds)[start:]),  # goes on as another seed
-            )
-        )
+        flipped = bytes(byte ^ 1 << rng.randrange(8) for byte in block[:1])
+        first, last, new = rng.choice((
+            (start, start + 1, flipped), (start, start + 1, flipped), (start, near, rng.randbytes(near - start)),
+            (start, start + len(number), number), (start, start, rng.randbytes(rng.randint(1, 40))),
+            (start, start, token), (start, near, token), (*(digits.span() if digits else (start, start)), token),
+            (start, end, b""), (start, len(data), b""), (end, end, block[:4096] * rng.choice((1, 1, 2, 50))),
+            (start, end, block[half:] + block[:half]),
+            (start, len(data), rng.choice(seeds)[start:]),  # goes on as another seed
+        ))  # fmt: skip
         data = data[:first] + new + data[last:]
     return data
 

@@ -26,10 +26,8 @@ JSON = b'null true [ ] { } " \\u0000 \\ud800 , "id": \xff'
 BOX = {"xmin": 10, "ymin": 10, "xmax": 50, "ymax": 60}
 CAT, DOG = {"name": "cat", "difficult": 0, "bndbox": BOX}, {"name": "dog", "difficult": 1, "bndbox": BOX}
 ANNOTATION = {"size": {"width": 100, "height": 80}, "object": [CAT, DOG]}
-RESULTS = [
-    {"image_id": 1, "category_id": 3, "bbox": [11.5, 9.5, 40, 41], "score": 0.9},
-    {"image_id": 2, "category_id": 7, "bbox": [0, 0, 50, 50], "score": 0.25},
-]
+RESULTS = [{"image_id": 1, "category_id": 3, "bbox": [11.5, 9.5, 40, 41], "score": 0.9}]
+RESULTS += [{"image_id": 2, "category_id": 7, "bbox": [0, 0, 50, 50], "score": 0.25}]
 ROWS = [b"000001 0.9 10 10 50 50\n000001 0.8 11.5 9 50 50\n000002 0.125 1e1 1 100 80\n", b"000001 1 1 1 2 2\n"]
 
 
@@ -71,12 +69,12 @@ def use(dataset, root=None):
 def test_annotations(voc, attack):
     folder = voc / "Annotations"
     seeds, tokens = [path.read_bytes() for path in folder.iterdir()], [*NUMBERS, *XML.split(), b"\xff\xfe", b"\0"]
-    make = partial(mutate_bytes, seeds=seeds, tokens=tokens)
-    attack("VOC annotation, bytes", folder / "000001.xml", make, lambda _: use(voc))
 
     def make_values(rng):
         return xml(mutate_value(rng, ANNOTATION)).encode(errors="surrogatepass")
 
+    make = partial(mutate_bytes, seeds=seeds, tokens=tokens)
+    attack("VOC annotation, bytes", folder / "000001.xml", make, lambda _: use(voc))
     attack("VOC annotation, values", folder / "000001.xml", make_values, lambda _: use(voc))
 
 
@@ -84,34 +82,29 @@ def test_splits(voc, attack):
     seeds = [b"000001\n000002\n", b"000001  1\n000002 -1\n", "\ufeff000001\r\n".encode()]
     tokens = [b"../../x", b"/etc/passwd", b"\0", b"\n", b"\xff", b" ", b"a" * 5000, "größe".encode(), b"000001", b"."]
     make = partial(mutate_bytes, seeds=seeds, tokens=tokens)
-    path = voc / "ImageSets" / "Main" / "val.txt"
-    attack("split", path, make, lambda _: use(voc), named=("val",))
+    attack("split", voc / "ImageSets" / "Main" / "val.txt", make, lambda _: use(voc), named=("val",))
 
 
-def test_coco_annotations(coco, attack):
+def damaged_json(rng, value, as_bytes):
+    if as_bytes:
+        return mutate_bytes(rng, [json.dumps(value).encode()], [*NUMBERS, *JSON.split()])
+    return json.dumps(mutate_value(rng, value)).encode()
+
+
+@pytest.mark.parametrize("kind", ["COCO annotations, bytes", "COCO annotations, values"])
+def test_coco_annotations(coco, attack, kind):
     path = coco / "annotations" / "instances_val2017.json"
-    text, tokens = path.read_bytes(), [*NUMBERS, *JSON.split()]
-    make = partial(mutate_bytes, seeds=[text], tokens=tokens)
-    attack("COCO annotations, bytes", path, make, lambda _: use("COCO", coco), named=("val2017",))
-
-    def make_values(rng):
-        return json.dumps(mutate_value(rng, json.loads(text))).encode()
-
-    attack("COCO annotations, values", path, make_values, lambda _: use("COCO", coco), named=("val2017",))
+    make = partial(damaged_json, value=json.loads(path.read_text()), as_bytes="bytes" in kind)
+    attack(kind, path, make, lambda _: use("COCO", coco), named=("val2017",))
 
 
 def test_coco_results(coco, tmp_path, attack):
     images = open_evaluation_set("COCO", coco)
 
     def make(rng):
-        if rng.random() < 0.5:
-            return mutate_bytes(rng, [json.dumps(RESULTS).encode()], [*NUMBERS, *JSON.split()])
-        return json.dumps(mutate_value(rng, RESULTS)).encode()
+        return damaged_json(rng, RESULTS, as_bytes=rng.random() < 0.5)
 
-    def read(path):
-        score(images, read_detections(path, images))
-
-    attack("COCO results", tmp_path / "results.json", make, read)
+    attack("COCO results", tmp_path / "results.json", make, lambda path: score(images, read_detections(path, images)))
 
 
 def test_detection_files(voc, tmp_path, attack):
@@ -121,8 +114,6 @@ def test_detection_files(voc, tmp_path, attack):
     tokens = [*NUMBERS, b" ", b"\n", b"\t", b"\r", b"\x0c", b"\xff", b"000002", "\u2028".encode(), b"\0"]
     images = open_evaluation_set(str(voc), split="val", images=False)
 
-    def read(_):
-        score(images, read_detections(folder, images))
-
     make = partial(mutate_bytes, seeds=ROWS, tokens=tokens)
-    attack("detection file", folder / "det_val_cat.txt", make, read, named=("results",))
+    path, named = folder / "det_val_cat.txt", ("results",)
+    attack("detection file", path, make, lambda _: score(images, read_detections(folder, images)), named)

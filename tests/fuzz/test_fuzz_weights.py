@@ -13,7 +13,7 @@ from inference import Detector
 from inference.drawing import draw_detections
 from layers.modules import MultiBoxLoss
 from ssd import build_ssd
-from training import pretrain, state
+from training import network, pretrain, state
 from training.distributed import Ranks
 from training.engine import Trainer
 from training.log import Log, draw_curves
@@ -22,10 +22,8 @@ from weights.checkpoint import CheckpointInfo, load_network, read_file, save_che
 
 INFO = CheckpointInfo(config=voc, class_names=("left shoe", "größe"), width=1 / 16, mAP=0.5, trained_with="train.py")
 FRAME = np.random.RandomState(0).randint(0, 256, (60, 80, 3), np.uint8)
-PICKLE = [
-    b"cos\nsystem\n", b"ctorch\nTensor\n", b"cbuiltins\neval\n", b"R", b"b", b"\x81", b"0", b"t", b"]", b"}", b".",
-    b"\x8a\xff" + b"\x7f" * 255, b"J\xff\xff\xff\x7f", b"X\xff\xff\xff\x7f", b"r\xff\xff\xff\x7f",
-]  # fmt: skip
+PICKLE = [b"cos\nsystem\n", b"ctorch\nTensor\n", b"cbuiltins\neval\n", *b"R b \x81 0 t ] } .".split()]
+PICKLE += [b"\x8a\xff" + b"\x7f" * 255, *(letter + b"\xff\xff\xff\x7f" for letter in (b"J", b"X", b"r"))]
 VALUES = [*HOSTILE, *HOSTILE_TENSORS]
 
 
@@ -104,11 +102,14 @@ def test_states_of_training_runs(tmp_path, attack):
         return damaged_pickle(rng, stored(whole)) if rng.random() < 0.3 else changed(rng, whole, "model", "average")
 
     def read(path):
-        first, log, best = state.restore(path, read_file(path), trainer, RUN, print)
-        assert first >= 0
-        assert isinstance(best, float)
-        assert log is None or log["count"] + sum(log["sums"]) is not None
-        trainer.optimizer.step()
+        """Do what train.py does with a file that it resumes."""
+        contents = read_file(path)
+        network.read_start(path, contents)
+        if network.is_run_state(contents):
+            first, log, best = state.restore(path, contents, trainer, RUN, print)
+            assert first >= 0 and isinstance(best, float)
+            assert log is None or log["count"] + sum(log["sums"]) is not None
+            trainer.optimizer.step()
 
     attack("run state", tmp_path / "state_2.pth", make, read)
 

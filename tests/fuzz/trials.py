@@ -32,15 +32,9 @@ class Hang(BaseException):
 def try_all(kind, path, make, read, count=1, named=None):
     """Read `count` inputs; fail unless each ends in a result or in an InputError that names it.
 
-    Args:
-        kind: of file; it seeds the generators.
-        path: of the input.
-        make: function from a random.Random to bytes, which are written to `path`; None reads what is there.
-        read: function of `path`, under test. It runs in an empty folder, in which it must leave nothing.
-        named: words that a refusal must contain; the file's name if not given.
-
-    Returns:
-        "result" or "refused" for each input.
+    kind: of file; it seeds the generators. make: function from a random.Random to bytes, which are written to `path`;
+    None reads what is there. read: function of `path`, under test, which must write nothing into the working directory.
+    named: words that a refusal must contain; the file's name if not given. Returns "result" or "refused" for each.
     """
     fork = multiprocessing.get_context("fork")
     receiver, sender = fork.Pipe(duplex=False)

@@ -42,20 +42,11 @@ def test_golden(golden, priors300):
     np.testing.assert_allclose(out.numpy(), golden["detect_out"], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"conf_thresh": 0.5},
-        {"nms_thresh": 0.1},
-        {"conf_thresh": 0.0, "nms_thresh": 0.9},
-        {"conf_thresh": 0.3, "nms_thresh": 1.0},
-        {"enter": 10, "top_k": 10},
-        {"enter": 40, "top_k": 5, "nms_thresh": 0.3},
-        *({"enter": 400, "keep_top_k": keep} for keep in (1, 7, 30, 10_000)),  # the rule of the paper's code
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("options", [
+    {}, {"conf_thresh": 0.5}, {"nms_thresh": 0.1}, {"conf_thresh": 0.0, "nms_thresh": 0.9},
+    {"conf_thresh": 0.3, "nms_thresh": 1.0}, {"enter": 10, "top_k": 10}, {"enter": 40, "top_k": 5, "nms_thresh": 0.3},
+    *({"enter": 400, "keep_top_k": keep} for keep in (1, 7, 30, 10_000)),  # the rule of the paper's code
+], ids=str)  # fmt: skip
 def test_equals_the_loop(few, options):
     named = {"nms_top_k" if name == "enter" else name: value for name, value in options.items()}
     out = Detect(21, **named)(*few)
@@ -63,13 +54,6 @@ def test_equals_the_loop(few, options):
         expected = detected_by_hand(few[0][image], few[1][image], few[2], **options)
         np.testing.assert_array_equal(out[image, ..., 0] > 0, expected[..., 0] > 0)
         np.testing.assert_allclose(out[image], expected, atol=1e-5, rtol=0)
-
-
-def test_a_batch_equals_its_singles(priors300):
-    loc, scores = golden_inputs.detect(seed=1)
-    batch = Detect(21)(loc, scores, priors300)
-    for image in range(2):
-        assert torch.equal(batch[image], Detect(21)(loc[image, None], scores[image, None], priors300)[0])
 
 
 def test_the_background_is_empty_whatever_its_index(few):
@@ -109,12 +93,13 @@ def test_nan_scores_count_as_zero(few):
 
 
 def test_forms_of_the_input(few):
-    """The lineage's flat scores, half precision with gradients, an empty batch; the input stays as it is."""
+    """The lineage's flat scores, one image, half precision with gradients, no image; the input stays as it is."""
     loc, scores, priors = few
     before = [tensor.clone() for tensor in few]
     expected = Detect(21)(loc, scores, priors)
     assert all(torch.equal(a, b) for a, b in zip(few, before, strict=True))
     assert torch.equal(Detect(21)(loc, scores.view(-1, 21), priors), expected)
+    assert torch.equal(Detect(21)(loc[1:], scores[1:], priors), expected[1:])
     loc, scores = loc.bfloat16().requires_grad_(), scores.bfloat16().requires_grad_()
     out = Detect(21)(loc, scores, priors)
     assert not out.requires_grad

@@ -5,11 +5,9 @@ import numpy as np
 import pytest
 import slow_formulas as slow
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from layers.box_utils import jaccard, point_form
 from layers.modules import MultiBoxLoss
-from layers.modules.multibox_loss import matched_priors
 
 
 def criterion():
@@ -76,19 +74,8 @@ def test_few_priors_equal_the_formula(generator, neg_pos):
     assert_loss_by_hand(loss, loc, conf, priors, targets)
 
 
-def test_a_batch_is_the_weighted_mean_of_its_singles(priors300):
-    """Each image mines for itself; only N is shared."""
-    loc, conf, targets = golden_inputs.loss(4)
-    positives = (criterion().match_targets(targets, priors300)[1] > 0).sum(dim=1)
-    assert len(set(positives.tolist())) > 1
-    singles = [criterion()((loc[i, None], conf[i, None], priors300), targets[i : i + 1]) for i in range(4)]
-    together = torch.tensor(criterion()((loc, conf, priors300), targets))
-    expected = (torch.tensor(singles) * positives[:, None]).sum(0) / positives.sum()
-    torch.testing.assert_close(together, expected, rtol=1e-5, atol=0)
-
-
 @pytest.mark.parametrize(
-    "nothing", [torch.zeros(0, 5), torch.tensor([[0.4, 0.4, 0.4, 0.6, 2.0], [0.9, 0.9, 0.8, 0.8, 1.0]])]
+    "nothing", [torch.zeros(0, 5), torch.tensor([[0.4, 0.4, 0.4, 0.6, 2], [0.9, 0.9, 0.8, 0.8, 1]])]
 )
 def test_images_without_objects(priors300, nothing):
     """No objects, or none that has an area: they add nothing, alone or beside other objects."""
@@ -121,16 +108,6 @@ def test_bfloat16_predictions(priors300):
     assert all(loss.dtype == torch.float32 for loss in losses)
     sum(losses).backward()
     assert loc.grad.dtype == conf.grad.dtype == torch.bfloat16
-
-
-def test_no_synchronization_on_cuda():
-    """A fake tensor raises when its values would decide a shape or go to the host."""
-    with FakeTensorMode(), torch.device("cuda"):
-        loc, conf = torch.rand(4, 8732, 4, requires_grad=True), torch.rand(4, 8732, 21, requires_grad=True)
-        conf_t = torch.zeros(4, 8732, dtype=torch.int64)
-        loss_l, loss_c = criterion().sums(loc, conf, torch.rand(4, 8732, 4), conf_t)
-        loss = (loss_l + loss_c) / matched_priors(conf_t)
-    assert (loss.device.type, loss.shape, loss.requires_grad) == ("cuda", (), True)
 
 
 def test_the_lineages_attributes():

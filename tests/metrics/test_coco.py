@@ -57,32 +57,30 @@ def random_case(seed=0, images=12, objects=60, detections=200):
     return found, truth
 
 
-def independent_json(truth):
-    """The same objects as a COCO JSON, object by object and with numbering of its own."""
-    rows = []
+def independent_json(found, truth):
+    """The same as COCO's two JSON files, object by object and with numbering of their own."""
+
+    def ids(arrays, row):
+        return {"image_id": 500 + int(arrays.images[row]), "category_id": 7 * (1 + int(arrays.labels[row]))}
+
+    rows, results = [], []
     for row in range(len(truth)):
         xmin, ymin, xmax, ymax = (int(number) for number in truth.boxes[row])
         width, height = xmax - xmin + 1, ymax - ymin + 1  # VOC's corners are pixels that belong to the object
-        ids = {"image_id": 500 + int(truth.images[row]), "category_id": 7 * (1 + int(truth.labels[row])), "id": 9 + row}
         box = {"bbox": [xmin - 1, ymin - 1, width, height], "area": width * height}
-        rows.append({**ids, **box, "iscrowd": 1 if truth.difficult[row] else 0})
-    categories = [{"id": key, "name": name} for key, name in zip(CATEGORIES, NAMES, strict=True)]
-    return {"images": [{"id": key} for key in IMAGES], "annotations": rows, "categories": categories}
-
-
-def independent_results(found):
-    results = []
+        rows.append({**ids(truth, row), "id": 9 + row, **box, "iscrowd": 1 if truth.difficult[row] else 0})
     for row in range(len(found)):
         x1, y1, x2, y2 = (float(number) for number in found.boxes[row])
-        ids = {"image_id": 500 + int(found.images[row]), "category_id": 7 * (1 + int(found.labels[row]))}
-        results.append({**ids, "bbox": [x1 - 1, y1 - 1, x2 - x1, y2 - y1], "score": float(found.scores[row])})
-    return results
+        box = {"bbox": [x1 - 1, y1 - 1, x2 - x1, y2 - y1], "score": float(found.scores[row])}
+        results.append({**ids(found, row), **box})
+    categories = [{"id": key, "name": name} for key, name in zip(CATEGORIES, NAMES, strict=True)]
+    return {"images": [{"id": key} for key in IMAGES], "annotations": rows, "categories": categories}, results
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_figures_agree_with_pycocotools_by_hand_on_an_independent_json(tmp_path, capsys, seed):
     found, truth = random_case(seed)
-    annotations, results = independent_json(truth), independent_results(found)
+    annotations, results = independent_json(found, truth)
     expected, before = by_hand(annotations, results, tmp_path), json.dumps([annotations, results])
     capsys.readouterr()
     figures, classes = evaluate_coco(annotations, results, CATEGORIES, IMAGES)
@@ -109,18 +107,15 @@ def test_figures_agree_with_pycocotools_by_hand_on_an_independent_json(tmp_path,
 
 def test_a_coco_set_is_scored_like_its_json_by_hand(tmp_path):
     random = np.random.RandomState(3)
-    objects = {
-        number: [(random.choice([1, 18]).item(), tuple(map(int, random.randint(5, 60, 4))), 0) for _ in range(4)]
-        for number in (3, 1, 20)
-    }
+    rows = [(image, random.choice([1, 18]).item(), random.randint(5, 60, 4).tolist()) for image in (3, 1, 20) * 4]
+    objects = {image: [(key, box, 0) for other, key, box in rows if other == image] for image in (3, 1, 20)}
     objects[20][0] = (*objects[20][0][:2], 1)
     root = make_coco(tmp_path, objects, {18: "dog", 1: "person", 3: "car"}, images=False)
     annotations = json.loads((root / "annotations" / "instances_val2017.json").read_text())
-    results = []
-    for row in annotations["annotations"] * 3:
-        box = [number + random.normal(0, 3) for number in row["bbox"]]
-        ids = {"image_id": row["image_id"], "category_id": row["category_id"]}
-        results.append({**ids, "bbox": box, "score": random.rand()})
+    results = [
+        {"image_id": image, "category_id": key, "bbox": (box + random.normal(0, 3, 4)).tolist(), "score": random.rand()}
+        for image, key, box in rows * 3
+    ]
     expected = by_hand(annotations, results, tmp_path)
     write_results(tmp_path / "mine.json", results)
     images = open_evaluation_set("COCO", root, images=False)

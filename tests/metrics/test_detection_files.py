@@ -48,34 +48,24 @@ def test_bad_line_is_named_with_its_number(tmp_path, line):
         read_detection_files(tmp_path, "val", IDS, ["cat"])
 
 
-def test_windows_line_ends_and_blank_lines_are_read(tmp_path):
-    (tmp_path / "det_val_cat.txt").write_bytes(b"\r\n000001 0.5 1 2 3 4\r\n  \r\ndog-7\t0.25 1 2 3 4")
-    _, found, _ = read_detection_files(tmp_path, "val", IDS, ["cat"])
-    assert found.images.tolist() == [0, 2]
-    assert found.scores.tolist() == [0.5, 0.25]
-
-
 def test_other_images_and_missing_files_are_counted_and_named(tmp_path):
-    write(tmp_path, "cat", "000001 0.5 1 2 3 4\nother 0.5 1 2 3 4\nother 0.4 1 2 3 4\n")
-    write(tmp_path, "unicorn", "000001 0.5 1 2 3 4\n")
+    """In files with line ends of Windows, blank lines and tabs."""
+    write(tmp_path, "cat", "\r\ndog-7\t0.5 1 2 3 4\r\n  \r\nother 0.5 1 2 3 4\r\nother 0.4 1 2 3 4")
+    write(tmp_path, "unicorn", "000001 0.25 1 2 3 4\n")
     names, found, notes = read_detection_files(tmp_path, "val", IDS, ["cat", "dog"])
     assert names == ("cat", "dog", "unicorn")
-    assert found.labels.tolist() == [0, 2]
+    assert (found.images.tolist(), found.labels.tolist(), found.scores.tolist()) == ([2, 0], [0, 2], [0.5, 0.25])
     assert notes == [
         "no det_val_<class>.txt for 1 class name: dog",
         "left out the detections on 1 image outside split val: other",
     ]
 
 
-@pytest.mark.parametrize(
-    ("split", "text", "words"),
-    [
-        ("val", f"{'other' * 999} 0.5 1 2 3 4\n", "files of another data set"),
-        ("test", "", "it has files of split val"),
-        ("val", "", "no det_val_<class>.txt of the data set's classes .found unicorn."),
-        ("none/val", "", "no files det_none/val_<class>.txt"),
-    ],
-)
+@pytest.mark.parametrize(("split", "text", "words"), [
+    ("val", f"{'other' * 999} 0.5 1 2 3 4\n", "files of another data set"), ("test", "", "it has files of split val"),
+    ("val", "", "no det_val_<class>.txt of the data set's classes .found unicorn."),
+    ("none/val", "", "no files det_none/val_<class>.txt"),
+])  # fmt: skip
 def test_files_of_another_data_set_or_split_are_refused(tmp_path, split, text, words):
     write(tmp_path, "cat" if text else "unicorn", text)
     with pytest.raises(InputError, match=words) as caught:
@@ -110,6 +100,8 @@ BAD_FILES = [
 @pytest.mark.parametrize(("content", "words"), BAD_FILES, ids=range(len(BAD_FILES)))
 def test_bad_results_json_is_refused_with_the_entry(tmp_path, content, words):
     path = tmp_path / "results.json"
+    with pytest.raises(InputError, match=r"results\.json: can't be read"):
+        read_results(path, [2, 3], [9])
     path.write_text(content)
     with pytest.raises(InputError, match=words) as caught:
         read_results(path, [2, 3], [9])

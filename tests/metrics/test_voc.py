@@ -1,4 +1,4 @@
-"""VOC AP against a slow, literal oracle, published figures, and cases small enough to work out by hand."""
+"""VOC AP against a slow, literal oracle and published figures."""
 
 import math
 import os
@@ -18,16 +18,13 @@ from metrics.voc import (
     TRUE_POSITIVE,
     DetectionArrays,
     GroundTruthArrays,
-    area_ap,
     best_threshold,
-    eleven_point_ap,
     evaluate_detections,
-    precision_recall,
 )
 
 CLASS_NAMES = ("cat", "dog", "sofa", "train")
 DEVKIT = Path(os.environ.get("VOCDEVKIT") or VOC_ROOT)
-BOX, AWAY = (11, 11, 50, 50), (111, 111, 150, 150)
+BOX = (11, 11, 50, 50)
 
 
 def literal_overlap(detection, truth, rule):
@@ -175,12 +172,13 @@ def test_best_threshold_equals_the_slow_formula(seed, images, objects, detection
 
 def test_best_threshold_lies_in_the_middle_of_the_gap():
     """A score of exactly the threshold is left out, as by Detect, in float32."""
-    found, truth = arrays([(0, 0, 0.9, BOX), (1, 0, np.float32(0.6), AWAY)], [(0, 0, False, BOX)])
-    assert best_threshold(found, truth, ["cat"]) == (0.75, 1.0)  # 0.60, 0.61 ... 0.89
-    assert best_threshold(found, GroundTruthArrays([0], [0], [True], [BOX]), ["cat"]) == (
-        0,
-        pytest.approx(math.nan, nan_ok=True),
-    )
+    found = DetectionArrays([0, 1], [0, 0], [0.9, np.float32(0.6)], [BOX, BOX])
+    assert best_threshold(found, GroundTruthArrays([0], [0], [False], [BOX]), ["cat"]) == (
+        0.75,
+        1.0,
+    )  # 0.60, 0.61 ... 0.89
+    threshold, mean_f1 = best_threshold(found, GroundTruthArrays([0], [0], [True], [BOX]), ["cat"])
+    assert threshold == 0 and math.isnan(mean_f1)
 
 
 PUBLISHED = (
@@ -204,38 +202,3 @@ def test_published_detections_score_what_was_published():
     assert [each.ap_11 for each in reference.classes] == pytest.approx(PUBLISHED, abs=6e-4)  # rounded scores tie
     threshold, mean_f1 = best_threshold(found, truth, names)
     assert (threshold, round(mean_f1, 3)) == (0.47, 0.771)
-
-
-def arrays(detections=(), objects=()):
-    """Detections (image, label, score, box) and objects (image, label, difficult, box) as the two array classes."""
-    found, truth = ([[row[k] for row in rows] for k in range(4)] for rows in (list(detections), list(objects)))
-    return DetectionArrays(*found), GroundTruthArrays(*truth)
-
-
-def one_class(detections, objects, rule="devkit"):
-    return evaluate_detections(*arrays(detections, objects), ["cat"], rule).classes[0]
-
-
-def test_second_detection_of_an_object_is_a_false_positive():
-    result = one_class([(0, 0, 0.9, BOX), (0, 0, 0.8, BOX)], [(0, 0, False, BOX), (0, 0, False, AWAY)])
-    assert result.outcome.tolist() == [TRUE_POSITIVE, FALSE_POSITIVE]
-    assert result.recall.tolist() == [0.5, 0.5]
-    assert result.precision.tolist() == [1.0, 0.5]
-    assert result.ap_area == 0.5
-    assert result.ap_11 == pytest.approx(6 / 11)  # recall levels 0, 0.1, ... 0.5
-
-
-def test_highest_overlap_is_chosen_before_difficult_matters():
-    near = (11, 11, 50, 48)
-    detection = [(0, 0, 0.9, (11, 11, 50, 49.5))]
-    assert one_class(detection, [(0, 0, True, BOX), (0, 0, False, near)]).outcome.tolist() == [IGNORED]
-    assert one_class(detection, [(0, 0, False, BOX), (0, 0, True, near)]).outcome.tolist() == [TRUE_POSITIVE]
-
-
-def test_recall_levels_of_the_reference_are_not_exact():
-    """np.arange's 0.30000000000000004 is not reached by a recall of 3/10: the reference loses that level."""
-    outcome = np.array([TRUE_POSITIVE] * 3)
-    recall, precision = precision_recall(outcome, 10)
-    assert eleven_point_ap(recall, precision) == pytest.approx(3 / 11)
-    assert eleven_point_ap(recall, precision, np.arange(11) / 10) == pytest.approx(4 / 11)
-    assert area_ap(recall, precision) == pytest.approx(0.3)

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,10 +41,8 @@ def failure(function, *arguments):
     """The message of the InputError that a call raises: one line of reasonable length."""
     with pytest.raises(InputError) as caught:
         function(*arguments)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert len(message) < 1000
-    return message
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
+    return str(caught.value)
 
 
 @pytest.mark.parametrize("behaviors", [
@@ -69,8 +68,9 @@ def test_a_bad_server_leaves_no_file(tmp_path, monkeypatch, behavior, reason):
     monkeypatch.setattr(download, "SILENCE_SECONDS", 0.2 if behavior == "hold" else 30)
     with serve(CONTENT, behavior) as server:
         message = failure(fetch, remote(server), tmp_path)
-    for part in (reason, "file.bin", server.address, f"sha256 {SHA256}", str(tmp_path)):
-        assert part in message
+    assert message.startswith("file.bin: ")
+    assert reason in message
+    assert f"get it from {server.address} (sha256 {SHA256}) and put it into {tmp_path}" in message
     assert not (tmp_path / "file.bin").exists()
 
 
@@ -87,7 +87,7 @@ def test_what_an_earlier_run_left_is_verified(tmp_path, left, size, checksum):
 
 def test_a_file_that_is_there_is_verified_and_kept(tmp_path):
     (tmp_path / "file.bin").write_bytes(CONTENT)
-    with serve(CONTENT, 500) as server:
+    with serve(CONTENT) as server:
         fetch(remote(server), tmp_path)
         (tmp_path / "file.bin").write_bytes(CONTENT[:-1])
         assert "found 409,599 bytes, expected 409,600" in failure(fetch, remote(server), tmp_path)
@@ -100,12 +100,6 @@ def test_without_a_published_checksum_nothing_is_resumed(tmp_path):
     with serve(CONTENT, "cut_off", "good") as server:
         assert fetch(remote(server, None, None), tmp_path).read_bytes() == CONTENT
         assert server.requests == ["bytes=0-"] * 2
-
-
-def test_a_host_that_is_not_found(tmp_path):
-    message = failure(fetch, Remote("file.bin", "https://files.invalid/file.bin", None, f"sha256 {SHA256}"), tmp_path)
-    assert message.startswith("file.bin: can't be downloaded (")
-    assert f"get it from https://files.invalid/file.bin (sha256 {SHA256}) and put it into {tmp_path}" in message
 
 
 def test_https_is_not_left_for_http(tmp_path, monkeypatch):
@@ -244,14 +238,12 @@ def test_voc_s_addresses_and_checksums_are_torchvision_s():
 def test_the_lineage_s_scripts_call_it(tmp_path):
     (tmp_path / "python").write_text("#!/bin/sh\necho $*\n")
     (tmp_path / "python").chmod(0o755)
-    (tmp_path / "scripts").mkdir()
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     for path in (ROOT / "data" / "scripts").glob("*.sh"):
-        copy = tmp_path / "scripts" / path.name
-        copy.write_text(path.read_text())
+        copy = Path(shutil.copy(path, tmp_path))  # the repository's .venv would be preferred
         for folder, flags in (([], ""), (["/data"], " --folder /data")):
             done = subprocess.run(["sh", copy, *folder], env=environment, capture_output=True, text=True, check=True)
-            assert done.stdout == f"{copy.parent}/download.py {path.stem}{flags}\n"
+            assert done.stdout == f"{tmp_path}/download.py {path.stem}{flags}\n"
 
 
 def test_the_weights_script_ends_in_one_line_and_code_2(tmp_path):

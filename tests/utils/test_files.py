@@ -41,21 +41,21 @@ def test_a_file_appears_when_it_is_complete(tmp_path):
     for text in ("first", "second"):
         with whole_file(str(link)) as temporary:
             temporary.write_text(text)
-            assert temporary.parent == tmp_path
-            assert temporary.suffix == ".json"
+            assert (temporary.parent, temporary.suffix) == (tmp_path, ".json")
             assert path.exists() == (text == "second")
         assert path.read_text() == text
     assert link.is_symlink()
     assert names(tmp_path) == [path.name, link.name]
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt, InputError])
-def test_an_error_leaves_the_earlier_file(tmp_path, error):
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "of another file", "b"), KeyboardInterrupt(), InputError("")])
+def test_an_error_leaves_the_earlier_file_and_is_not_blamed_on_it(tmp_path, error):
     path = tmp_path / "a.txt"
     path.write_text("earlier")
-    with pytest.raises(error), whole_file(path) as temporary:
+    with pytest.raises(type(error)) as caught, whole_file(path) as temporary:
         temporary.write_text("half")
         raise error
+    assert caught.value is error
     assert path.read_text() == "earlier"
     assert names(tmp_path) == ["a.txt"]
 
@@ -85,19 +85,6 @@ def test_what_cannot_be_written_is_named(tmp_path):
     assert names(tmp_path) == ["file"]
 
 
-def test_errors_about_other_files_are_not_blamed_on_this_one(tmp_path):
-    with pytest.raises(FileNotFoundError), whole_file(tmp_path / "a.txt") as temporary:
-        temporary.touch()
-        (tmp_path / "other.txt").read_text()
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is always full")
-def test_a_full_disk_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"a\.txt: can't be written \(No space left"), whole_file(tmp_path / "a.txt"):
-        Path("/dev/full").write_text("text")
-    assert names(tmp_path) == []
-
-
 @needs_posix
 @pytest.mark.parametrize("kind", ["folder", "pipe", "device", "missing", "NUL"])
 def test_only_regular_files_are_read(tmp_path, kind):
@@ -107,8 +94,7 @@ def test_only_regular_files_are_read(tmp_path, kind):
     with pytest.raises(OSError) as caught:
         check_regular(path)
     assert caught.value.strerror
-    (tmp_path / "file").touch()
-    check_regular(str(tmp_path / "file"))
+    check_regular(__file__)
 
 
 def test_hash(tmp_path):

@@ -36,9 +36,8 @@ def test_other_formats_come_close(tmp_path, image, suffix):
     assert np.abs(read_image(path).astype(int) - image).mean() < (8 if suffix == ".gif" else 4)
 
 
-@pytest.mark.parametrize(
-    ("shape", "dtype"), [((20, 30), np.uint8), ((20, 30, 4), np.uint8), ((20, 30), np.uint16), ((20, 30, 3), np.uint16)]
-)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("shape", [(20, 30), (20, 30, 3), (20, 30, 4)])
 def test_grayscale_alpha_and_16_bit_images_become_rgb(tmp_path, shape, dtype):
     highest = np.iinfo(dtype).max
     pixels = (np.random.RandomState(0).rand(*shape) * highest).astype(dtype)
@@ -62,19 +61,11 @@ def test_exif_orientation_is_applied(tmp_path, image):
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (None, "can't be read"),
-        (b"", "empty"),
-        (b"not an image", "not an image"),
-        (b"\xff\xd8\xff\xe0" + bytes(20), "damaged"),
-        (PNG + bytes(40), "damaged"),
-        (PNG + b"\xff\xff\xff\xf0zTXt" + bytes(40), "a chunk is larger than the file"),
-        (b"\xff\xd8" + b"\xff\xda" * 65, "65 scans"),
-    ],
-    ids=lambda value: str(value)[:30],
-)
+@pytest.mark.parametrize(("content", "words"), [
+    (None, "can't be read"), (b"", "empty"), (b"not an image", "not an image"), (PNG + bytes(40), "damaged"),
+    (b"\xff\xd8\xff\xe0" + bytes(20), "damaged"), (b"\xff\xd8" + b"\xff\xda" * 65, "65 scans"),
+    (PNG + b"\xff\xff\xff\xf0zTXt" + bytes(40), "a chunk is larger than the file"),
+], ids=lambda value: str(value)[:30])  # fmt: skip
 def test_unreadable_images_are_named(tmp_path, content, words):
     path = tmp_path / ("bad\0.jpg" if content is None else "bad.jpg")
     if content is not None:
@@ -89,12 +80,10 @@ def test_an_image_is_in_memory_only_once(tmp_path):
     """A second copy of the largest images would take half a gigabyte."""
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((1000, 1000, 3), np.uint8))
     tracemalloc.start()
-    try:
-        assert read_image(tmp_path / "a.png").nbytes == 3_000_000
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert 3_000_000 <= peak < 4_000_000
+    image = read_image(tmp_path / "a.png")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert image.nbytes == 3_000_000 <= peak < 4_000_000
 
 
 def test_what_cannot_be_written_is_named(tmp_path, image):

@@ -54,14 +54,11 @@ def test_the_published_facts():
     from torchvision.models import VGG16_Weights
 
     best, caffe, base, same_base = weights.CATALOGUE.values()
-    assert best.name == NAME
-    assert best.address == f"https://s3.amazonaws.com/amdegroot-models/{NAME}"
+    names = [entry.address.removeprefix("https://s3.amazonaws.com/amdegroot-models/") for entry in (best, caffe, base)]
+    assert names == [best.name, "ssd_300_VOC0712.pth", "vgg16_reducedfc.pth"]
     assert best.size == 105_151_288
+    assert best.name == NAME
     assert best.checksum == "sha256 3d147eb48c8f3771101e12ff14d8105b935d2e4e08fa471e2ee5a2426c20d61e"
-    assert (best.channel_order, best.clip, best.mAP) == ("RGB", True, 0.7743)
-    assert caffe.address == "https://s3.amazonaws.com/amdegroot-models/ssd_300_VOC0712.pth"
-    assert (caffe.channel_order, caffe.clip, caffe.mAP) == ("BGR", False, 0.7726)
-    assert base.address == "https://s3.amazonaws.com/amdegroot-models/vgg16_reducedfc.pth"
     assert same_base.address == VGG16_Weights.IMAGENET1K_FEATURES.url
     assert f"-{same_base.checksum.removeprefix('sha256 ')}.pth" in same_base.name
 
@@ -99,24 +96,12 @@ def test_a_path_is_never_replaced_by_something_else(folder, monkeypatch, tmp_pat
 
 
 def test_what_is_neither_a_file_nor_known(folder, tmp_path):
-    with pytest.raises(InputError, match=r"did you mean ssd300_mAP_77\.43_v2\.pth"):
-        weights.resolve("ssd300_mAP_77.43.pth")
-    with pytest.raises(InputError, match=r"nonsense: no such file; these names are downloaded: ssd300"):
-        weights.resolve("nonsense")
-    with pytest.raises(InputError, match="is a folder"):
-        weights.resolve(tmp_path)
-
-
-@pytest.mark.parametrize("behavior", [404, "wrong_bytes"])
-def test_a_failed_download_says_what_to_get_from_where(folder, monkeypatch, behavior):
-    with serve(CONTENT, behavior) as server:
-        publish(monkeypatch, server)
-        with pytest.raises(InputError) as caught:
-            weights.resolve(NAME)
-        entry = catalogue.CATALOGUE[NAME]
-    for part in (NAME, entry.address, entry.checksum, str(folder)):
-        assert part in str(caught.value)
-    assert not (folder / NAME).exists()
+    for name, words in (
+        ("ssd300_mAP_77.43.pth", r"did you mean ssd300_mAP_77\.43_v2\.pth"), (tmp_path, "is a folder"),
+        ("nonsense", "nonsense: no such file; these names are downloaded: ssd300"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=words):
+            weights.resolve(name)
 
 
 def test_the_command_lists_and_downloads(folder, monkeypatch, capsys, tmp_path):
