@@ -1,7 +1,7 @@
 """The check before a run: what it counts, what it leaves out, and what it refuses."""
 
 import pytest
-from synthetic import make_voc
+from synthetic import make_voc, write_split
 
 from training.check import check_images
 from training.distributed import Ranks
@@ -9,6 +9,7 @@ from training.samples import open_images
 from utils.errors import InputError
 
 BOX = (10, 10, 60, 60)
+DOG = ("dog", BOX, 0)
 
 
 def check(folder, classes=None, **settings):
@@ -18,7 +19,7 @@ def check(folder, classes=None, **settings):
 
 def test_what_is_in_a_data_set(tmp_path, capsys):
     objects = {
-        "a": [("dog", BOX, 0), ("dog", (20, 20, 70, 70), 0), ("cat", BOX, 0)],
+        "a": [DOG, ("dog", (20, 20, 70, 70), 0), ("cat", BOX, 0)],
         "b": [("cat", BOX, 0), ("cat", BOX, 1)],
         "c": [],
         "d": [("dog", (50, 10, 50, 60), 0), ("dog", (200, 10, 260, 60), 0), ("dog", (60, 10, 130, 60), 0)],
@@ -26,15 +27,16 @@ def test_what_is_in_a_data_set(tmp_path, capsys):
     assert check(make_voc(tmp_path, objects, split="train")) == [0, 1, 2, 3]
     said = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert said[2:6] == ["cat 2 2", "dog 3 2", "all 5 3", "1 images with boxes without area (min >= max): dropped"]
-    problems = ("boxes outside of them: dropped", "boxes that reach outside: cut", "objects to train on: background")
-    for problem in problems:
-        assert sum(line.startswith("1 images with") and line.endswith(problem) for line in said) == 1
+    assert "1 images with boxes outside of them: dropped" in said
+    assert "1 images with boxes that reach outside: cut" in said
+    assert "1 images without objects to train on: background" in said
     assert said[-1] == "training on 4 images with 5 objects"
 
 
-def test_damaged_files_are_left_out_and_named(tmp_path, capsys):
-    objects = {f"p{i:02}": [("dog", BOX, 0)] for i in range(40)}
-    folder = make_voc(tmp_path, objects, split="train")
+def test_damaged_files_are_named_and_left_out_and_repeated_images_are_used_once(tmp_path, capsys):
+    ids = [f"p{i:02}" for i in range(40)]
+    folder = make_voc(tmp_path, {image_id: [DOG] for image_id in ids})
+    write_split(folder, "train", [*ids, "p00"])
     (folder / "JPEGImages" / "p07.jpg").write_bytes(b"no image")
     (folder / "Annotations" / "p09.xml").write_text("<annotation>")
     assert check(folder) == [i for i in range(40) if i not in (7, 9)]
@@ -42,17 +44,11 @@ def test_damaged_files_are_left_out_and_named(tmp_path, capsys):
     assert "2 images or annotations that can't be used: left out" in said
     assert "p07.jpg" in said
     assert "p09.xml" in said
-
-
-def test_an_image_that_is_listed_twice_is_used_once(tmp_path, capsys):
-    folder = make_voc(tmp_path, {"a": [("dog", BOX, 0)], "b": []}, split="train")
-    (folder / "ImageSets" / "Main" / "train.txt").write_text("a\nb\na\n")
-    assert check(folder) == [0, 1]
-    assert "1 images listed more than once: used once" in capsys.readouterr().out
+    assert "1 images listed more than once: used once" in said
 
 
 def test_examples_are_limited_unless_asked_for(tmp_path, capsys):
-    folder = make_voc(tmp_path, {"a": [("dog", BOX, 0)], **{f"p{i}": [] for i in range(5)}}, split="train")
+    folder = make_voc(tmp_path, {"a": [DOG], **{f"p{i}": [] for i in range(5)}}, split="train")
     check(folder)
     assert "and 2 more" in capsys.readouterr().out
     check(folder, name_all=True)
@@ -60,16 +56,12 @@ def test_examples_are_limited_unless_asked_for(tmp_path, capsys):
     assert all(f"p{i}.jpg" in said for i in range(5))
 
 
-@pytest.mark.parametrize(
-    ("objects", "classes", "words"),
-    [
-        ({"a": []}, ["dog"], "no objects to train on in 1 images"),
-        ({"a": [("dog", BOX, 1)]}, ["dog"], "no objects to train on"),
-        ({"a": [("dog", BOX, 0)], "b": [("cat", BOX, 0)]}, ["dog"], "1 of 2 images can't be used.*cat"),
-    ],
-)
-def test_data_that_cannot_be_trained_on(tmp_path, objects, classes, words):
+@pytest.mark.parametrize(("objects", "words"), [
+    ({"a": []}, "no objects to train on in 1 images"),
+    ({"a": [("dog", BOX, 1)]}, "no objects to train on"),
+    ({"a": [DOG], "b": [("cat", BOX, 0)]}, "1 of 2 images can't be used.*cat"),
+])  # fmt: skip
+def test_data_that_cannot_be_trained_on(tmp_path, objects, words):
     with pytest.raises(InputError, match=words) as caught:
-        check(make_voc(tmp_path, objects, split="train"), classes)
+        check(make_voc(tmp_path, objects, split="train"), ["dog"])
     assert str(tmp_path) in str(caught.value)
-    assert "\n" not in str(caught.value)

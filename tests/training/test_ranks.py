@@ -1,50 +1,34 @@
 """Several processes together compute what one would."""
 
-import csv
 import os
 import socket
 from contextlib import contextmanager
 from datetime import timedelta
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from fake_cuda import rehearsal
+from lively import lively_checkpoint
 from synthetic import make_voc
+from test_engine import make_batch, make_trainer
+from test_train import BASE, OBJECTS, log_of, train
 
 from data.transforms import to_input
-from layers.modules import MultiBoxLoss
 from ssd import build_ssd
-from train import check_batch, get_args_parser, main
+from train import check_batch
 from training.distributed import Ranks, join
-from training.engine import Trainer
-from training.optimizer import build_optimizer
 from utils.errors import InputError
-from weights.checkpoint import CheckpointInfo, save_checkpoint
-
-
-def make_batch(net, empty):
-    """Four images and their targets; `empty` of the last two have no objects."""
-    random = np.random.RandomState(0)
-    images = torch.from_numpy(random.randint(0, 256, (4, 300, 300, 3), dtype=np.uint8))
-    targets = []
-    for image in range(4):
-        count = 0 if image >= 4 - empty else random.randint(1, 4)
-        corner, side = random.uniform(0, 0.5, (count, 2)), random.uniform(0.2, 0.5, (count, 2))
-        targets.append(torch.from_numpy(np.hstack([corner, corner + side, random.randint(0, 20, (count, 1))])).float())
-    return images, *MultiBoxLoss(21).match_targets(targets, net.priors)
 
 
 def step(ranks, accumulate, empty):
     """The weights after one step, and the losses."""
     torch.manual_seed(0)
     net = build_ssd("train", width=0.05)
-    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
-    trainer = Trainer(net, MultiBoxLoss(21), optimizer, ranks, precision=torch.float32, accumulate=accumulate)
     share = slice(4 * ranks.rank // ranks.world, 4 * (ranks.rank + 1) // ranks.world)
-    losses = trainer.step([tensor[share] for tensor in make_batch(net, empty)], 1e-3, 0)
+    batch = [tensor[share] for tensor in make_batch(net, empty)]
+    losses = make_trainer(net, ranks, accumulate=accumulate).step(batch, 1e-3, 0)
     return {"losses": losses, **net.state_dict()}
 
 
@@ -55,7 +39,7 @@ def be_a_rank(rank, port):
     torch.set_num_threads(1)
 
 
-def one_rank(rank, port, folder, accumulate, empty):
+def step_on_a_rank(rank, port, folder, accumulate, empty):
     be_a_rank(rank, port)
     with join("cpu") as (ranks, _):
         assert ranks.any(rank == 1)
@@ -65,49 +49,38 @@ def one_rank(rank, port, folder, accumulate, empty):
         ranks.wait()
 
 
-def free_port():
+def train_on_a_rank(rank, port, *arguments):
+    be_a_rank(rank, port)
+    train(*arguments)
+
+
+def spawn(function, *arguments):
+    """Run a function on two ranks."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
+        port = server.getsockname()[1]
+    mp.spawn(function, (port, *arguments), nprocs=2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("accumulate", "empty"), [(1, 0), (2, 0), (1, 2)])
 def test_two_ranks_take_the_step_of_one_process(tmp_path, accumulate, empty):
     """Also in parts, and without any positive on the second rank."""
-    mp.spawn(one_rank, (free_port(), str(tmp_path), accumulate, empty), nprocs=2)
+    spawn(step_on_a_rank, str(tmp_path), accumulate, empty)
     alone = step(Ranks(), 1, empty)
     for rank in (0, 1):
         together = torch.load(tmp_path / f"{rank}.pth", weights_only=True)
-        for name, value in alone.items():
-            torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-6, msg=name)
-
-
-def train_on_a_rank(rank, port, flags):
-    be_a_rank(rank, port)
-    main(get_args_parser().parse_args(flags))
+        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow
 def test_the_log_of_two_ranks_is_that_of_one_process(tmp_path):
-    """Their shares are as unlike as can be: one image has three objects, the others have none or a small one."""
-    dog = ("dog", (5, 5, 12, 14), 0)
-    objects = {"many": [("dog", (0, 0, 60, 75), 0), ("dog", (30, 10, 99, 60), 0), ("dog", (20, 5, 80, 79), 0)]}
-    folder = make_voc(tmp_path / "images", {**objects, "one": [dog], "other": [dog], "none": []}, split="train")
-    torch.manual_seed(0)
-    start = tmp_path / "start.pth"
-    net = build_ssd("train", num_classes=2, width=0.05)
-    save_checkpoint(start, net, CheckpointInfo(class_names=("dog",), width=0.05))
-    flags = (
-        f"--dataset {folder} --finetune {start} --batch_size 4 --max_iter 3 --print_every 1 --warmup 0 --lr 0.0001 "
-        f"--device cpu --precision float32 --num_workers 0 --save_folder {tmp_path}/"
-    )
-    mp.spawn(train_on_a_rank, (free_port(), f"{flags}two".split()), nprocs=2)
-    try:
-        main(get_args_parser().parse_args(f"{flags}one".split()))
-    finally:
-        torch.set_flush_denormal(False)  # a run turns denormals off, which other tests shouldn't notice
-    one, two = (list(csv.DictReader((tmp_path / name / "log.csv").open(newline=""))) for name in ("one", "two"))
+    folder = make_voc(tmp_path / "images", OBJECTS, split="train")
+    start = lively_checkpoint(tmp_path / "start.pth")
+    flags = f"--finetune {start} --batch_size 4 --max_iter 3 --print_every 1 --warmup 0 --lr 0.0001"
+    spawn(train_on_a_rank, folder, tmp_path / "two", flags, BASE)
+    train(folder, tmp_path / "one", flags, BASE)
+    one, two = log_of(tmp_path / "one"), log_of(tmp_path / "two")
     assert len(one) == len(two) == 3
     for alone, together in zip(one, two, strict=True):
         assert alone["positives"] == together["positives"]
@@ -162,9 +135,8 @@ def test_a_rank_trains_on_its_device(monkeypatch, local):
         with cuda.allowing("_to_copy"):
             net = build_ssd("train", width=0.05).to(device)
             net_input = to_input(torch.empty(1, 300, 300, 3, dtype=torch.uint8, device=device))
-        optimizer = build_optimizer(net, "sgd", 1e-3, device)
         settings = {"precision": torch.float16, "accumulate": 3, "clip_grad": 1.0}
-        trainer = Trainer(net, MultiBoxLoss(21), optimizer, Ranks(2 + local, local, 4), **settings)
+        trainer = make_trainer(net, Ranks(2 + local, local, 4), **settings)
         with device:
             images, loc_t = torch.empty(4, 300, 300, 3, dtype=torch.uint8), torch.empty(4, 8732, 4)
             losses = trainer.step((images, loc_t, torch.empty(4, 8732, dtype=torch.int64)), 1e-3, 0)
@@ -179,7 +151,7 @@ def test_what_the_host_has_to_know_goes_over_gloo(monkeypatch):
 
     def gather(shares, share, group):
         groups.append(group)
-        shares[:] = [["0.0"], ["1.0"]]
+        shares[:] = [share, ["1.0"]]
 
     monkeypatch.setattr(dist, "all_reduce", lambda flag, group: groups.append((flag.device.type, group)))
     monkeypatch.setattr(dist, "barrier", lambda *, group: groups.append(group))
@@ -191,17 +163,9 @@ def test_what_the_host_has_to_know_goes_over_gloo(monkeypatch):
     assert groups == [("cpu", "control"), "control", "control"]
 
 
-def test_without_torchrun_there_is_one_rank(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with join("cpu") as (ranks, device):
-        assert (ranks, device) == (Ranks(), torch.device("cpu"))
-
-
 def test_a_batch_that_cannot_be_shared():
     check_batch(8, 2, 2, batch_norm=True)
-    for settings, words in (
-        ((32, 1, 3, False), "multiple of their 3"),
-        ((8, 4, 2, True), "parts of 1 for 4 parts"),
-    ):
-        with pytest.raises(InputError, match=words):
-            check_batch(*settings)
+    with pytest.raises(InputError, match="multiple of their 3"):
+        check_batch(32, 1, 3, batch_norm=False)
+    with pytest.raises(InputError, match="parts of 1 for 4 parts"):
+        check_batch(8, 4, 2, batch_norm=True)
