@@ -21,7 +21,7 @@ COUNTS = {  # kind of file: number of inputs in the short form; --long multiplie
     "checkpoint, values": 200, "state dict": 100, "run state": 100, "crops.pth": 200, "log.csv": 200, "run.json": 200,
 }  # fmt: skip
 SECONDS = 5  # CPU time that one input may take, of this process and the programs it starts
-MEGABYTES = 2048  # memory that the process may reach, with all libraries
+MEGABYTES = 1650  # memory that reading may add; 2 GB with all libraries
 SILENCE = 120  # seconds until a process that sends nothing is killed: it sleeps, or hangs in native code
 
 
@@ -67,6 +67,7 @@ def expect_refusal(path, read, *words):
 
 def _read_all(kind, path, make, read, count, named, send):
     """Try all inputs, in the forked process."""
+    before = _peak()  # of the tests that the parent has run
     for stream in (1, 2):  # decoders print warnings
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     warnings.simplefilter("ignore")
@@ -78,13 +79,19 @@ def _read_all(kind, path, make, read, count, named, send):
         for number in range(count):
             if make:
                 path.write_bytes(make(random.Random(f"{kind} {number}")))
-            ending = _read_one(path, read, named)
+            ending = _read_one(path, read, named, before)
             if any(Path(empty).iterdir()):
                 ending = "wrote into the working directory"
             send(ending)
 
 
-def _read_one(path, read, named):
+def _peak():
+    """Return the largest memory so far of this process and of its children, in MB."""
+    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return max(peaks) / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _read_one(path, read, named, before):
     """Return "result", "refused" or what went wrong."""
 
     def hang(*_):
@@ -106,8 +113,7 @@ def _read_one(path, read, named):
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
     seconds = sum(os.times()[:4]) - started
-    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    megabytes = max(peaks) / (2**20 if sys.platform == "darwin" else 2**10)
+    megabytes = _peak() - before
     if ending in ("result", "refused") and (seconds > SECONDS or megabytes > MEGABYTES):
         ending = f"took {seconds:.1f} s and {megabytes:,.0f} MB"
     return ending
