@@ -20,7 +20,7 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
-from utils.errors import InputError, count, exit_on_input_error, printable
+from utils.errors import InputError, count, exit_on_input_error, print_error
 from utils.flags import Parser, number
 
 HERE = Path(__file__).resolve().parent
@@ -85,14 +85,10 @@ def main(args):
 def raise_together(errors):
     """Raise the only error, or print all of them and raise an InputError with their number."""
     if len(errors) > 1:
-        print_errors(errors)
+        for error in errors:
+            print_error(error)
         raise InputError(f"none of {count(len(errors), 'input')} can be read")
     raise errors[0]
-
-
-def print_errors(errors):
-    for error in errors:
-        print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
 
 
 def default_input():
@@ -196,7 +192,8 @@ def detect(args, inputs, errors):
         failed = sum(ranks.gather([len(errors)]))
         if not images and errors:
             raise_together(errors)
-        print_errors(errors)
+        for error in errors:
+            print_error(error)
 
     files = [Path(file) for file in (args.json, args.csv, args.coco) if file and file != "-"]
     targets = [] if args.no_video else [one.target for group, _ in reports for one in group]

@@ -87,8 +87,8 @@ class Results:
         """Add the Detections of an image, or of a frame of a video; `file` is the source of its input."""
         place, name = self._places[file]
         found = [
-            {"label": label, "score": round(float(score), 4), "box": [round(float(side), 1) for side in box]}
-            for label, score, box in zip(detections.names, detections.scores, detections.boxes, strict=True)
+            {**one, "score": round(one["score"], 4), "box": [round(side, 1) for side in one["box"]]}
+            for one in detections.as_dicts()
         ]
         record = {"file": name, "frame": frame, "time": time, "detections": found}
         if self._ranks:

@@ -36,7 +36,7 @@ def exit_on_input_error():
     try:
         yield
     except InputError as error:
-        print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+        print_error(error)
         sys.exit(2)
     except KeyboardInterrupt as error:
         number = signal.SIGTERM if isinstance(error, Interrupted) else signal.SIGINT
@@ -44,6 +44,11 @@ def exit_on_input_error():
         sys.exit(128 + number)
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def print_error(error):
+    """Print an InputError to stderr, as a single line."""
+    print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
 
 
 def printable(text):
