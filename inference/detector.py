@@ -10,12 +10,13 @@ from PIL import Image
 
 from data.transforms import resize, resize_on_device, to_input
 from inference.drawing import draw_detections
+from inference.fused import fuse_relus
 from inference.openvino import OpenVINONetwork, choose_openvino_precision
 from inference.winograd import use_winograd
 from layers.functions import Detect
 from utils.errors import InputError
 from utils.images import read_image
-from utils.system import choose_device, choose_precision, is_out_of_memory
+from utils.system import choose_device, choose_precision, cpu_computes_bfloat16, is_out_of_memory
 from weights.catalogue import resolve
 from weights.checkpoint import load_network
 
@@ -130,8 +131,11 @@ class Detector:
             self._raw = OpenVINONetwork(net, self.dtype, info.channel_order, calibration)
         else:
             self.net = net.to(self.device, self.dtype, memory_format=torch.channels_last)
-            if self.device.type == "cpu" and self.dtype == torch.float32 and not compile:
-                use_winograd(self.net)
+            if self.device.type == "cpu" and not compile:
+                if self.dtype == torch.float32:
+                    use_winograd(self.net)
+                elif self.dtype == torch.bfloat16 and cpu_computes_bfloat16():
+                    fuse_relus(self.net)
             self._raw = torch.compile(self.net.raw) if compile else self.net.raw
 
     @classmethod

@@ -15,6 +15,7 @@ from tiny import DOG, DOG_BOX, DOG_SCORE, PERSON, PERSON_SCORE, make_checkpoint,
 from data import RGB_MEANS
 from inference import Detector
 from inference.drawing import draw_detections
+from inference.fused import ConvReLU
 from inference.winograd import WinogradConv2d
 from utils.errors import InputError
 from utils.images import write_image
@@ -170,12 +171,21 @@ def test_a_compiled_network_finds_the_same(calm, monkeypatch):
         assert_same(compiled(batch), expected(batch))
 
 
-def test_float32_on_cpu_uses_winograd_and_the_callers_network_stays():
-    net = CheckpointInfo().build().eval()  # at width 1, the convolutions are large enough
-    detectors = [Detector.of_network(net, CheckpointInfo(), "cpu", name) for name in ("float32", "bfloat16")]
-    replaced = [sum(type(module) is WinogradConv2d for module in one.modules()) for one in (detectors[0].net, net)]
-    assert replaced == [10, 0]
+@pytest.mark.parametrize(("precision", "layer", "count"), [("float32", WinogradConv2d, 10), ("bfloat16", ConvReLU, 15)])
+def test_faster_layers_on_cpu_and_the_callers_network_stays(monkeypatch, precision, layer, count):
+    monkeypatch.setattr("inference.detector.cpu_computes_bfloat16", lambda: True)
+    net = CheckpointInfo().build().eval()  # at width 1, the convolutions are large enough for Winograd
+    detector = Detector.of_network(net, CheckpointInfo(), "cpu", precision)
+    assert [sum(type(module) is layer for module in one.modules()) for one in (detector.net, net)] == [count, 0]
     assert {tensor.dtype for tensor in net.state_dict().values()} == {torch.float32}
+
+
+def test_bfloat16_on_a_cpu_that_does_not_compute_in_it(checkpoint, monkeypatch):
+    """Its convolutions have no fast form there."""
+    monkeypatch.setattr("inference.detector.cpu_computes_bfloat16", lambda: False)
+    detector = Detector(checkpoint, "cpu", "bfloat16")
+    assert not any(type(module) is ConvReLU for module in detector.net.modules())
+    assert [found.names for found in detector(random_images(*SIZES[:1]))] == [["dog", "person"]]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
