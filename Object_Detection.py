@@ -109,10 +109,10 @@ def check_outputs(args, inputs):
     targets += [(flag, Path(file)) for flag, file in files if file and file != "-"]
     if args.coco and any(one.kind != "image" for one in inputs):
         raise InputError("--coco: COCO's results are for images alone; use --json or --csv for videos")
-    read = {identity(one.source) for one in inputs if isinstance(one.source, Path)}
+    read = {file_key(one.source) for one in inputs if isinstance(one.source, Path)}
     ours, seen = Written(), set()
     for flag, target in targets:
-        key = identity(target)
+        key = file_key(target)
         if key in read:
             raise InputError(f"{flag} {target}: this is the input; name another file")
         if key in seen:
@@ -122,7 +122,7 @@ def check_outputs(args, inputs):
             raise InputError(f"{target}: exists, and this program didn't write it; add --overwrite, or name another")
 
 
-def identity(path):
+def file_key(path):
     """Return a key that is the same for all names of a file."""
     try:
         info = Path(path).stat()
@@ -256,7 +256,9 @@ def detect_alike(pipeline, group, write):
     from inference.video import VideoReader, VideoWriter
 
     if group[0].kind == "image":
-        return pipeline.images([one.source for one in group], [one.target for one in group] if write else None), []
+        names = [Path(one.name).with_suffix("") for one in group]
+        targets = [one.target for one in group] if write else None
+        return pipeline.images([one.source for one in group], targets, names), []
     (one,) = group
     is_file = one.kind == "video"
     with VideoReader(one.source) if is_file else CameraReader(one.source) as reader:

@@ -88,7 +88,7 @@ class CameraReader:
                 newest, self._newest = self._newest, None
             self.seconds += time.perf_counter() - started
             if newest is None:
-                how = "gives no more frames" if answered else f"has been silent for {CAMERA_TIMEOUT:g} s"
+                how = "gives no more frames" if answered else f"has sent no frame for {CAMERA_TIMEOUT:g} s"
                 self.notes.append(f"{self.name} {how} after {self.decoded} frames; is it still connected?")
                 return
             first = first or newest[0]

@@ -54,7 +54,7 @@ def probe(path):
     source, _, output = log.partition("Output #0")
     kind = re.search(r"^Input #0, (\w+)", source, re.M)
     if kind and kind[1] in _NOT_VIDEO:
-        raise InputError(f"{path}: not a video but text or plain data")
+        raise InputError(f"{path}: a text or data file, not a video; name a video")
     time_base = re.search(rb"#tb 0: (\d+)/(\d+)", done.stdout)
     frame = re.search(rb"^0, *-?\d+, *(-?\d+)", done.stdout, re.M)
     shape = re.search(

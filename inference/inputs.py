@@ -234,16 +234,16 @@ class Written:
             self._lines.update(self._path.read_text(encoding="utf-8").splitlines())
 
     def __contains__(self, path):
-        return _identity(path) in self._lines
+        return _state_of(path) in self._lines
 
     def add(self, paths):
         """Remember files."""
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a", encoding="utf-8") as file:
-                file.writelines(_identity(path) + "\n" for path in paths)
+                file.writelines(_state_of(path) + "\n" for path in paths)
 
 
-def _identity(path):
+def _state_of(path):
     info = Path(path).stat()
     return json.dumps([os.path.realpath(path), info.st_size, info.st_mtime_ns])

@@ -150,10 +150,14 @@ class Pipeline:
         return summary
 
     @report_out_of_memory(_LESS_MEMORY)
-    def images(self, paths, targets=None):
+    def images(self, paths, targets=None, names=None):
         """Detect in image files, and write each to its target.
 
         An image that can't be read is left out; the Summary has the error.
+
+        Args:
+            paths: of the images. targets: of the results, or None.
+            names: of the images in `crops`; None: their paths without suffix.
 
         Returns:
             output.Summary.
@@ -173,17 +177,18 @@ class Pipeline:
                     return error
 
         def work(batch):
-            images = [read(path) for path, _ in batch]
+            images = [read(path) for path, _, _ in batch]
             readable = [index for index, image in enumerate(images) if isinstance(image, np.ndarray)]
-            names = [str(batch[index][0].with_suffix("")) for index in readable]
-            found = self._detect_and_draw([images[index] for index in readable], names, summary)
+            called = [str(batch[index][2]) for index in readable]
+            found = self._detect_and_draw([images[index] for index in readable], called, summary)
             for index in readable if targets else ():
                 with summary.timing("write"):
                     write_image(batch[index][1], images[index])
             found = dict(zip(readable, found, strict=True))
-            return [(path, images[index], found.get(index)) for index, (path, _) in enumerate(batch)]
+            return [(path, images[index], found.get(index)) for index, (path, _, _) in enumerate(batch)]
 
-        waiting = batches(zip(paths, targets or paths, strict=True), self.batch_size)
+        names = names or [path.with_suffix("") for path in paths]
+        waiting = batches(zip(paths, targets or paths, names, strict=True), self.batch_size)
         no_bar = True if len(paths) == 1 else self.no_bar
         bar = tqdm(total=len(paths), unit="image", dynamic_ncols=True, disable=no_bar)
         with closing(in_order(work, waiting, workers, threads)) as results, bar:

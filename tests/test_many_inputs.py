@@ -150,14 +150,18 @@ def address(run):
 
 
 def test_files_of_the_web(run, address):
-    code, out, err = run(f"{address}/v.mp4?key=1", f"{address}/000139.png", f"{address}/no.jpg", "--json", "a.jsonl")
+    inputs = [f"{address}/{name}" for name in ("v.mp4?key=1", "000139.png", "no.jpg")]
+    code, _, err = run(*inputs, "--json", "a.jsonl", "--crops", "crops")
     assert code == 1
     assert [bool(re.match(r"error: no\.jpg: can't be downloaded \(.*404", line)) for line in err.splitlines()[-1:]] == [
         True
     ]
     assert {"v_detections.mp4", "000139_detections.png"} < set(names())
     files = [json.loads(line)["file"] for line in Path("a.jsonl").read_text().splitlines()]
-    assert files == [f"{address}/v.mp4?key=1"] * 3 + [f"{address}/000139.png"]
+    assert files == [inputs[0]] * 3 + [inputs[1]]
+    crops = names("crops/dog")
+    assert crops[0].startswith("http_127.0.0.1_") and crops[0].endswith("_000139_0.jpg")
+    assert crops[1:] == [f"v_00000{frame}_0.jpg" for frame in range(3)]
 
 
 def test_stdin(run):

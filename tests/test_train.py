@@ -150,7 +150,7 @@ class TestIdentity:
         before = contents(run)
         assert "already holds a run (state_2.pth); resume it with --resume auto" in refused(images, run, "--max_iter 1")
         for change in ("--optimizer adamw", "--seed 1", "--batch_size 3", "--classes dog cat"):
-            assert "run.json: belongs to another run" in refused(images, run, f"{resume} {change}")
+            assert "run.json: made by a run with other settings" in refused(images, run, f"{resume} {change}")
         for change in ("--width 0.1", "--size 512"):
             assert "leave out --size and --width" in refused(images, run, f"{resume} {change}")
         write_split(images, "train", ["p0", "p1"])

@@ -61,7 +61,7 @@ def check_images(images, class_names, ranks, num_workers=4, name_all=False):
         ("images listed more than once: used once", [path[index] for index in repeated]),
         ("images with boxes without area (min >= max): dropped", [path[i] for i in usable if found[i].empty]),
         ("images with boxes outside of them: dropped", [path[i] for i in usable if found[i].outside]),
-        ("images with boxes that reach outside: cut", [path[i] for i in usable if found[i].reaching]),
+        ("images with boxes partly outside of them: clipped", [path[i] for i in usable if found[i].reaching]),
         ("images without objects to train on: background", [path[i] for i in usable if not found[i].labels]),
     ]
     objects = sum(len(found[index].labels) for index in usable)

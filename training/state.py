@@ -96,7 +96,7 @@ def check_identity(stored, run, path):
         found = stored.get(name) if isinstance(stored, dict) else None
         if type(found) is not type(value) or found != value:  # comparing a tensor returns a tensor
             raise InputError(
-                f"{path}: belongs to another run ({name}: found {found!r:.120}, expected {value!r:.120}); "
+                f"{path}: made by a run with other settings ({name}: found {found!r:.120}, expected {value!r:.120}); "
                 "use the flags it was started with, or another --save_folder"
             )
 

@@ -67,7 +67,7 @@ def test_a_camera_that_goes_away_ends_with_a_note(monkeypatch, kind):
     assert frames[0][24, 32].tolist() == [200, 0, 0]  # RGB
     assert frames[-1][24, 32].argmax() == (2 if kind == "another size" else 0)
     (note,) = reader.notes
-    assert note.startswith(f"camera 7 {'has been silent for 0.6 s' if kind == 'silence' else 'gives no more frames'}")
+    assert note.startswith(f"camera 7 {'has sent no frame for 0.6 s' if kind == 'silence' else 'gives no more frames'}")
 
 
 def test_frames_that_nobody_is_ready_for_are_dropped():

@@ -28,7 +28,7 @@ def test_what_is_in_a_data_set(tmp_path, capsys):
     said = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert said[2:6] == ["cat 2 2", "dog 3 2", "all 5 3", "1 images with boxes without area (min >= max): dropped"]
     assert "1 images with boxes outside of them: dropped" in said
-    assert "1 images with boxes that reach outside: cut" in said
+    assert "1 images with boxes partly outside of them: clipped" in said
     assert "1 images without objects to train on: background" in said
     assert said[-1] == "training on 4 images with 5 objects"
 

@@ -83,7 +83,7 @@ def test_a_damaged_state_is_refused(saved, keys, value):
 
 @pytest.mark.parametrize("run", [{**RUN, "width": 0.1}, {**RUN, "classes": ["b", "a"]}])
 def test_the_state_of_another_run_is_refused(saved, run):
-    with pytest.raises(InputError, match=r"state_2\.pth: belongs to another run \((width|classes): found"):
+    with pytest.raises(InputError, match=r"state_2\.pth: made by a run with other settings \((width|classes): found"):
         state.restore("state_2.pth", saved[0], saved[1], run, print)
 
 
