@@ -17,10 +17,10 @@ import os
 import sys
 from contextlib import ExitStack
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 
-from utils.errors import InputError, count, exit_on_input_error, print_error
+from utils.errors import InputError, count, exit_on_input_error, print_error, say
 from utils.flags import Parser, number
 
 HERE = Path(__file__).resolve().parent
@@ -33,19 +33,19 @@ def get_args_parser():
     help_text = "video, image, folder of images, glob, number of a camera, address of a file or stream, - for stdin"
     add("input", nargs="*", metavar="INPUT", help=help_text)
     add("--recursive", action="store_true", help="also search subfolders, and find videos, too")
-    help_text = "file to write; for a folder or several inputs a folder (default: output.mp4, and beside each input)"
+    help_text = "file to write, or folder for several inputs (default: output.mp4, or NAME_detections beside the input)"
     add("--output", help=help_text)
     add("--overwrite", action="store_true", help="overwrite files that this program didn't write")
     add("--no_video", action="store_true", help="write no videos and images, only results")
     add("--json", metavar="FILE", help="write a JSON line per image: file, frame, time, detections; - is stdout")
     add("--csv", metavar="FILE", help="write a row per detection")
-    add("--coco", metavar="FILE", help="write COCO results: of images, with COCO's category ids")
+    add("--coco", metavar="FILE", help="write COCO results (images only, COCO's category ids)")
     add("--crops", metavar="DIR", help="write each detection as an image, to DIR/CLASS")
     add("--show", action="store_true", help="show the images in a window")
     add("--quiet", action="store_true", help="print nothing but errors and notes")
 
     add = parser.add_argument_group("detection").add_argument
-    help_text = f"checkpoint, or one to download such as {PUBLISHED} (default: the best one here)"
+    help_text = f"checkpoint, or one to download (default: {PUBLISHED} if it exists, else the embedded one)"
     add("--trained_model", metavar="FILE", help=help_text)
     help_text = "minimum score of a detection (default: the checkpoint's own, else 0.6)"
     add("--threshold", type=number(float, 0, below=1), help=help_text)
@@ -55,11 +55,12 @@ def get_args_parser():
     help_text = "auto is openvino for --precision int8, else torch; openvino needs requirements-engines.txt"
     add("--engine", default="auto", choices=["auto", "torch", "openvino"], help=help_text)
     add("--calibration", metavar="DIR", help="images to quantize with, for --precision int8")
-    help_text = "images per pass of the network (default: 1 on CPU and for a camera, else 16)"
+    help_text = "images per pass of the network (default: 16 on CUDA, else 1; 1 for cameras and streams)"
     add("--batch_size", type=number(int, 1), help=help_text)
 
     add = parser.add_argument_group("drawing").add_argument
-    add("--line_width", type=number(int, 1), metavar="PIXELS", help="of the boxes (default: by the image's size)")
+    help_text = "line width of the boxes (default: by the size of the image)"
+    add("--line_width", type=number(int, 1), metavar="PIXELS", help=help_text)
     add("--hide_labels", action="store_true", help="draw only boxes")
     add("--hide_scores", action="store_true", help="draw class names without scores")
     return parser
@@ -108,7 +109,7 @@ def check_outputs(args, inputs):
     files = (("--json", args.json), ("--csv", args.csv), ("--coco", args.coco))
     targets += [(flag, Path(file)) for flag, file in files if file and file != "-"]
     if args.coco and any(one.kind != "image" for one in inputs):
-        raise InputError("--coco: COCO's results are for images alone; use --json or --csv for videos")
+        raise InputError("--coco: COCO results support only images; use --json or --csv for videos")
     read = {file_key(one.source) for one in inputs if isinstance(one.source, Path)}
     ours, seen = Written(), set()
     for flag, target in targets:
@@ -116,7 +117,7 @@ def check_outputs(args, inputs):
         if key in read:
             raise InputError(f"{flag} {target}: this is the input; name another file")
         if key in seen:
-            raise InputError(f"{flag} {target}: this is the output already; name another file")
+            raise InputError(f"{flag} {target}: already the target of another output; name another file")
         seen.add(key)
         if target.is_file() and not (args.overwrite or target.stem.endswith(MARK) or target in ours):
             raise InputError(f"{target}: exists, and this program didn't write it; add --overwrite, or name another")
@@ -141,7 +142,7 @@ def detect(args, inputs, errors):
     from inference import Detector
     from inference.drawing import draw_detections
     from inference.inputs import Written, make_folders
-    from inference.output import Crops, Display, Results, say
+    from inference.output import Crops, Display, Results
     from inference.pipeline import Pipeline
     from training.distributed import join
     from utils.system import StopSignals, keep_freed_memory
@@ -153,13 +154,14 @@ def detect(args, inputs, errors):
     display = Display() if args.show else None
     keep_freed_memory()
     with ExitStack() as opened:
-        ranks, device = opened.enter_context(join(args.device))
+        on_cpu = args.device == "auto" and (args.engine == "openvino" or args.precision == "int8")
+        ranks, device = opened.enter_context(join("cpu" if on_cpu else args.device))
         stop = opened.enter_context(StopSignals())
         out = sys.stderr if args.json == "-" else sys.stdout  # stdout is only for JSON
         tell = partial(say, file=out) if ranks.is_main and not args.quiet else lambda text: None
         detector = Detector(
             weights,
-            device=str(device) if ranks.world > 1 else args.device,
+            device=str(device),
             precision=args.precision,
             threshold=args.threshold,
             engine=args.engine,
@@ -180,7 +182,7 @@ def detect(args, inputs, errors):
             batch_size=args.batch_size,
             draw=draw if display or not args.no_video else None,
             on_result=results.add,
-            crops=Crops(args.crops, args.overwrite) if args.crops else None,
+            crops=Crops(inputs, args.crops, args.overwrite) if args.crops else None,
             display=display,
             stop=stop,
             show_progress=ranks.is_main and not args.quiet,
@@ -188,6 +190,7 @@ def detect(args, inputs, errors):
         reports, unreadable = detect_all(pipeline, inputs[ranks.rank :: ranks.world], write=not args.no_video)
         errors = [*(errors if ranks.is_main else []), *unreadable]
         results.gather()
+        lines = chain.from_iterable(ranks.gather([report(reports, ranks)]))
         images = sum(ranks.gather([sum(summary.images for _, summary in reports)]))
         failed = sum(ranks.gather([len(errors)]))
         if not images and errors:
@@ -198,9 +201,8 @@ def detect(args, inputs, errors):
     files = [Path(file) for file in (args.json, args.csv, args.coco) if file and file != "-"]
     targets = [] if args.no_video else [one.target for group, _ in reports for one in group]
     Written().add(path for path in (*targets, *files) if path.is_file())
-    for group, summary in reports:
-        name = group[0].name if len(group) == 1 else count(len(group), "image")
-        tell(str(summary) if len(reports) == 1 else f"{name}: {count(summary.images, summary.noun)}; {summary.found}")
+    for line in lines:
+        tell(line)
     places = targets if len(targets) == 1 else [args.output or "beside the inputs"] * bool(targets)
     if places or files:
         tell(f"output: {', '.join(map(str, [*places, *files]))}")
@@ -209,6 +211,17 @@ def detect(args, inputs, errors):
         sys.exit(128 + stop.number)
     if failed and ranks.is_main:
         sys.exit(1)
+
+
+def report(reports, ranks):
+    """Return the lines about this process's inputs, from what `detect_all` returned."""
+    if ranks.world == len(reports) == 1:
+        return [str(reports[0][1])]
+    names = [group[0].name if len(group) == 1 else count(len(group), "image") for group, _ in reports]
+    return [
+        f"{name}: {count(summary.images, summary.noun)}; {summary.found}"
+        for name, (_, summary) in zip(names, reports, strict=True)
+    ]
 
 
 def detect_all(pipeline, inputs, write):
@@ -222,13 +235,11 @@ def detect_all(pipeline, inputs, write):
     Returns:
         ([(list of Input, output.Summary)], list with an InputError for each input that failed).
     """
-    from inference.output import say
-
     reports, errors = [], []
-    for _, alike in groupby(inputs, lambda one: one.kind == "image" or one):
-        group = list(alike)
+    for _, items in groupby(inputs, lambda one: one.kind == "image" or id(one)):
+        group = list(items)
         try:
-            summary, notes = detect_alike(pipeline, group, write)
+            summary, notes = detect_group(pipeline, group, write)
         except InputError as error:
             errors.append(error)
             continue
@@ -241,7 +252,7 @@ def detect_all(pipeline, inputs, write):
     return reports, errors
 
 
-def detect_alike(pipeline, group, write):
+def detect_group(pipeline, group, write):
     """Run the detector on several images, or on one video or live source.
 
     Args:
@@ -256,9 +267,7 @@ def detect_alike(pipeline, group, write):
     from inference.video import VideoReader, VideoWriter
 
     if group[0].kind == "image":
-        names = [Path(one.name).with_suffix("") for one in group]
-        targets = [one.target for one in group] if write else None
-        return pipeline.images([one.source for one in group], targets, names), []
+        return pipeline.images([one.source for one in group], [one.target for one in group] if write else None), []
     (one,) = group
     is_file = one.kind == "video"
     with VideoReader(one.source) if is_file else CameraReader(one.source) as reader:

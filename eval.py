@@ -26,7 +26,8 @@ def get_args_parser():
     at_least_1 = number(int, 1)
 
     add = parser.add_argument_group("what is scored").add_argument
-    add("--trained_model", metavar="FILE", help="checkpoint (default: the best one in weights/)")
+    help_text = "checkpoint (default: the 77.43 network if it is in weights/, else the embedded one)"
+    add("--trained_model", metavar="FILE", help=help_text)
     help_text = "score the files det_<split>_<class>.txt in this folder, or a COCO results JSON, instead of a network"
     add("--detections", metavar="DIR", help=help_text)
 
@@ -52,7 +53,7 @@ def get_args_parser():
     add("--calibration", metavar="DIR", help="images for int8's calibration")
 
     add = parser.add_argument_group("figures and files").add_argument
-    add("--rule", choices=("reference", "devkit", "both"), default="both", help="of VOC's AP")
+    add("--rule", choices=("reference", "devkit", "both"), default="both", help="rule of VOC's AP")
     add("--coco_metrics", action="store_true", help="compute COCO's twelve figures for other data, too")
     add("--save_folder", default="eval", metavar="DIR", help="folder for the report")
     help_text = "remove the detection files that this run wrote"
@@ -84,10 +85,10 @@ def main(args):
     keep_freed_memory()
     date, started = datetime.now(timezone.utc), perf_counter()
     images = open_evaluation_set(args.dataset, args.voc_root, args.split, images=args.detections is None)
-    folder = prepare_folder(args.save_folder, images.folder)
     detection_files = []
     if args.detections is not None:
         scored = read_detections(args.detections, images)
+        folder = prepare_folder(args.save_folder, images.folder)
     else:
         path = resolve(args.trained_model)
         on_cpu = args.device == "auto" and (not args.cuda or args.engine == "openvino" or args.precision == "int8")
@@ -104,6 +105,7 @@ def main(args):
                 calibration=args.calibration,
             )
             images.ground_truth(detector.class_names)  # raises InputError now if the network has none of the classes
+            folder = prepare_folder(args.save_folder, images.folder)
             ranks.say(f"network: {detector.description}")
             detections, rate = detect_images(
                 detector, images.paths, batch_size=args.batch_size, num_workers=args.num_workers, ranks=ranks

@@ -1,6 +1,6 @@
 """Export a checkpoint's network to ONNX, for ONNX Runtime, OpenVINO, TensorRT and others.
 
-    python export.py                                      # the best checkpoint here, as NAME.onnx
+    python export.py                                      # the embedded network, as NAME.onnx
     python export.py --trained_model weights/ssd300_mAP_77.43_v2.pth --output ssd300.onnx
     python export.py --with_nms --confidence_threshold 0.3 --top_k 50
     python export.py --half                               # float16 weights, half the size
@@ -17,22 +17,25 @@ or, with --with_nms,
     detections [batch, C, top_k, 5]   boxes per class, sorted by score and padded with zeros: score, x1, y1, x2, y2 as
                                       fractions of the image
 
-Class names and configuration are in the file's metadata. The file is checked before it gets its name: ONNX Runtime and
+Class names and configuration are in the file's metadata. The file is checked before it is saved: ONNX Runtime and
 PyTorch must agree on a frame of data/sample.mp4. Needs pip install -r requirements-engines.txt.
 """
 
-import argparse
+from utils.errors import InputError, exit_on_input_error, printable
+from utils.flags import Parser, number
 
 
 def get_args_parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
-    add("--trained_model", metavar="FILE", help="checkpoint, or name of one to download; default the best in weights/")
+    help_text = "checkpoint, or one to download; default the 77.43 network if it is in weights/, else the embedded one"
+    add("--trained_model", metavar="FILE", help=help_text)
     add("--output", metavar="FILE.onnx", help="default the checkpoint's name with .onnx, in the current folder")
     add("--half", action="store_true", help="float16 weights and arithmetic")
     add("--with_nms", action="store_true", help="include decoding and non-maximum suppression")
-    add("--confidence_threshold", type=float, help="with --with_nms: minimum score of a detection, default 0.01")
-    add("--top_k", type=int, help="with --with_nms: maximum number of detections per class, default 200")
+    help_text = "with --with_nms: minimum score of a detection, default 0.01"
+    add("--confidence_threshold", type=number(float, 0, below=1), help=help_text)
+    add("--top_k", type=number(int, 1), help="with --with_nms: maximum number of detections per class, default 200")
     return parser
 
 
@@ -41,7 +44,6 @@ def main(args):
 
     from inference.onnx import export
     from layers.functions import Detect
-    from utils.errors import InputError, printable
     from weights.catalogue import resolve
     from weights.checkpoint import load_network
 
@@ -50,11 +52,7 @@ def main(args):
     if not args.with_nms and (args.confidence_threshold, args.top_k) != (None, None):
         raise InputError("--confidence_threshold and --top_k: only used with --with_nms")
     threshold = 0.01 if args.confidence_threshold is None else args.confidence_threshold
-    top_k = 200 if args.top_k is None else args.top_k
-    if not 0 <= threshold < 1:
-        raise InputError(f"--confidence_threshold {threshold}: must be in [0, 1)")
-    if top_k < 1:
-        raise InputError(f"--top_k {top_k}: must be at least 1")
+    top_k = args.top_k or 200
 
     checkpoint = resolve(args.trained_model)
     output = Path(args.output or f"{checkpoint.stem}.onnx")
@@ -68,7 +66,5 @@ def main(args):
 
 if __name__ == "__main__":
     arguments = get_args_parser().parse_args()
-    from utils.errors import exit_on_input_error
-
     with exit_on_input_error():
         main(arguments)

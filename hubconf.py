@@ -4,10 +4,10 @@
     detector = torch.hub.load("path/to/this/repository", "detector", source="local")
     detections = detector(["photo.jpg"])[0]
 
-A GitHub address in place of the path works without source="local".
+A GitHub repository ("owner/name") in place of the path works without source="local".
 """
 
-dependencies = ["torch", "torchvision", "numpy", "cv2", "PIL"]
+dependencies = ["torch", "torchvision", "numpy", "cv2", "PIL", "defusedxml", "filelock", "platformdirs", "requests"]
 
 
 def ssd300(weights=None, phase="test", num_classes=21):

@@ -176,6 +176,17 @@ class SSD(nn.Module):
         self.load_state_dict(plain_state_dict(torch.load(base_file, map_location="cpu", weights_only=True)))
 
 
+class Heads(nn.Module):
+    """A module that computes SSD.raw in its forward, for DistributedDataParallel, torch.compile and OpenVINO."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net.raw(x)
+
+
 def plain_state_dict(loaded):
     """Return the state dict of a loaded file, plain or under "state_dict", without DataParallel's "module." prefix."""
     state = loaded.get("state_dict", loaded)

@@ -29,7 +29,7 @@ from utils.flags import Parser, boolean, number
 
 FLAG = argparse.BooleanOptionalAction
 # For the paper's 120,000 iterations; shorter runs use the same fractions of their length.
-PAPER_ITERATIONS, PAPER_WARMUP, PAPER_PERIOD = 120_000, 500, 5_000
+ITERATIONS, WARMUP, SAVE_PERIOD = 120_000, 500, 5_000
 
 
 def get_args_parser():
@@ -60,7 +60,7 @@ def get_args_parser():
     add("--size", type=int, choices=(300, 512), help="side of the input (default: --finetune's, else 300)")
     add("--width", type=number(float, maximum=4, above=0), help="channel factor (default: --finetune's, else 1)")
     add("--basenet", help="pre-trained base; none: from scratch with BatchNorm (default: vgg16_reducedfc.pth)")
-    add("--finetune", metavar="FILE", help="checkpoint to start from; other layers are initialized from scratch")
+    add("--finetune", metavar="FILE", help="checkpoint to start from; layers that don't fit start from scratch")
     add("--freeze", type=at_least_0, default=0, metavar="N", help="freeze the base's first N layers (conv1, conv2: 10)")
     add("--crop_passes", type=at_least_0, default=0, help="pre-train the base on object crops for this many passes")
     add("--crop_size", type=number(int, 16, 512), default=96, help="side of these crops in pixels")
@@ -69,24 +69,31 @@ def get_args_parser():
     add("--batch_size", type=at_least_1, default=32, help="images per iteration, over all processes")
     add("--max_iter", type=at_least_1, help="iterations (default: the configuration's, for VOC 120,000)")
     add("--optimizer", choices=("sgd", "adamw"), default="sgd", help="sgd: as in the paper")
-    add("--lr", "--learning-rate", type=number(float, maximum=1000, above=0), default=1e-3, help="maximum rate")
-    add("--momentum", type=number(float, 0, below=1), default=0.9, help="of SGD")
-    add("--weight_decay", type=number(float, 0, 1000), default=5e-4, help="of the weights")
+    add(
+        "--lr", "--learning-rate", type=number(float, maximum=1000, above=0), default=1e-3, help="maximum learning rate"
+    )
+    add("--momentum", type=number(float, 0, below=1), default=0.9, help="momentum of SGD")
+    add("--weight_decay", type=number(float, 0, 1000), default=5e-4, help="weight decay")
     add("--gamma", type=number(float, maximum=1, above=0), default=0.1, help="factor of the learning rate at each step")
-    help_text = "iterations of the steps (default: the configuration's, scaled by the length of the run)"
+    help_text = "iterations at which --gamma applies (default: the configuration's, scaled by the run's length)"
     add("--lr_steps", type=at_least_0, nargs="+", metavar="N", help=help_text)
     add("--caffe_bias", action=FLAG, default=False, help="biases: twice the rate, no decay (the paper's code)")
     add("--ema", type=number(float, 0, below=1), default=0.0, metavar="DECAY", help="average the weights; 0: off")
     add("--clip_grad", type=number(float, 0), default=0.0, metavar="NORM", help="maximum norm of the gradient; 0: off")
     add("--accumulate", type=at_least_1, default=1, metavar="K", help="compute a batch in K parts, to save memory")
-    add("--schedule", choices=("step", "cosine", "onecycle", "constant"), default="step", help="of the learning rate")
+    add("--schedule", choices=("step", "cosine", "onecycle", "constant"), default="step", help="learning-rate schedule")
     add("--warmup", type=at_least_0, help="iterations of linear warm-up; 0: off (default: max_iter / 240, at most 500)")
-    add("--seed", type=number(int, 0, 2**32 - 1), default=0, help="of the initial weights and the samples")
+    add("--seed", type=number(int, 0, 2**32 - 1), default=0, help="random seed of the initial weights and the samples")
 
     add = parser.add_argument_group("run").add_argument
     add("--cuda", type=boolean, default=True, help="use CUDA if it is available")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    add("--precision", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="of the network")
+    add(
+        "--precision",
+        default="auto",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help="precision of the network",
+    )
     add("--compile", action=FLAG, default=False, help="compile the network (torch.compile)")
     add("--resume", metavar="FILE", help="state to resume from; auto: the newest in --save_folder")
     add("--start_iter", type=at_least_0, help="iteration to resume at (default: the state's)")
@@ -96,13 +103,7 @@ def get_args_parser():
     add("--keep", type=at_least_1, default=3, help="number of states to keep")
     add("--print_every", type=at_least_1, default=10, help="iterations between rows of the log")
     add("--visdom", type=boolean, default=False, help="removed; TensorBoard shows the curves")
-    for name in ("--low_resolution", "--low_resolution_iter"):
-        add(name, type=_removed, help=argparse.SUPPRESS)
     return parser
-
-
-def _removed(_):
-    raise argparse.ArgumentTypeError("removed; train at full size")
 
 
 def main(args):
@@ -112,7 +113,7 @@ def main(args):
         InputError: data, weights or flags are invalid, a loss is not finite, or a file can't be written.
     """
     if args.finetune and args.basenet:
-        raise InputError("--basenet and --finetune exclude each other; --finetune brings its own base network")
+        raise InputError("--finetune contains a base network; leave out --basenet")
 
     import torch
 
@@ -134,7 +135,12 @@ def main(args):
     torch.set_flush_denormal(True)  # denormal weights and moments make a CPU many times slower
     torch.manual_seed(args.seed)
     device_name = "cpu" if args.device == "auto" and not args.cuda else args.device
-    with distributed.join(device_name) as (ranks, device), state.open_folder(args.save_folder, ranks) as folder:
+    remedy = f"use a smaller --batch_size (now {args.batch_size}) or more parts (--accumulate)"
+    with (
+        report_out_of_memory(remedy),
+        distributed.join(device_name) as (ranks, device),
+        state.open_folder(args.save_folder, ranks) as folder,
+    ):
         say = ranks.say
         if args.visdom:
             say(f"--visdom is removed; see the curves with: tensorboard --logdir {folder / 'log'}")
@@ -152,6 +158,7 @@ def main(args):
         val_images = None
         if args.val_split and ranks.is_main:
             val_images = open_evaluation_set(args.dataset, args.dataset_root, args.val_split)
+            val_images.ground_truth(class_names)  # raises InputError now if it has none of the classes
         path, resumed = state.find_state(args.resume, folder, say)
         start = None
         if path is not None:
@@ -204,9 +211,9 @@ def main(args):
 
         # The schedule: the paper's, scaled to the length of the run
         max_iter = args.max_iter or config.max_iter
-        period = max(1, min(PAPER_PERIOD, max_iter * PAPER_PERIOD // PAPER_ITERATIONS))
+        period = max(1, min(SAVE_PERIOD, max_iter * SAVE_PERIOD // ITERATIONS))
         save_every, eval_every = args.save_every or period, args.eval_every or period
-        warmup = min(PAPER_WARMUP, max_iter * PAPER_WARMUP // PAPER_ITERATIONS) if args.warmup is None else args.warmup
+        warmup = min(WARMUP, max_iter * WARMUP // ITERATIONS) if args.warmup is None else args.warmup
         lr_steps = args.lr_steps or [round(step * max_iter / config.max_iter) for step in config.lr_steps]
 
         # The trainer, at the first or the resumed iteration
@@ -251,8 +258,12 @@ def main(args):
         if resumed is not None:
             first, log_state, best = state.restore(path, resumed, trainer, run, say)
             say(f"resuming from {path} at iteration {first}")
+            if args.val_split and first == max_iter and log_state:
+                log_state["unscored"] = True  # the final checkpoint contains mAP and threshold
         if args.start_iter is not None:
             first, log_state = args.start_iter, None
+        if len(set(ranks.gather([first]))) > 1:
+            raise InputError(f"{folder}: the processes found different states; all machines must share this folder")
         info = CheckpointInfo(config, class_names, width, trained_with=" ".join(["train.py", *sys.argv[1:]]))
         final = folder / f"ssd{size}_w{round(width * 100):03d}_final.pth"
         if first > max_iter or (first == max_iter and final.is_file()):
@@ -314,8 +325,7 @@ def main(args):
             save(done)
 
         # The loop
-        remedy = f"use a smaller --batch_size (now {args.batch_size}) or more parts (--accumulate)"
-        with report_out_of_memory(remedy), StopSignals() as stop, log:
+        with StopSignals() as stop, log:
             if log_state and log_state["unscored"] and args.val_split:
                 score(first)
             for iteration, (batch, indices) in enumerate(samples.batches_on(device, loader), start=first):

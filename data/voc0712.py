@@ -228,7 +228,8 @@ def read_split(root, year, split):
     """
     folder = Path(root) / f"VOC{year}" if year else Path(root)
     path = folder / "ImageSets" / "Main" / f"{split}.txt"
-    remedy = "download it with data/scripts/download.py, or name the folder with --dataset_root"
+    found = ", ".join(sorted(other.stem for other in path.parent.glob("*.txt"))) or "none"
+    remedy = f"found: {found}; choose another one, or download the data with data/scripts/download.py"
     return [(str(folder), name) for name in read_image_list(path, remedy)]
 
 

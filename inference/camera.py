@@ -9,7 +9,7 @@ from threading import Condition, Thread
 import cv2
 
 from inference.ffmpeg import MAX_RATE
-from utils.errors import InputError
+from utils.errors import InputError, count
 
 CAMERA_TIMEOUT = 10.0  # seconds without a frame until a camera is treated as disconnected
 
@@ -19,13 +19,15 @@ class CameraReader:
 
     Args:
         source: number of the camera, from 0, or the address of a stream (rtsp://...).
-    Attributes: as in VideoReader; `expected` is None.
+
+    Attributes:
+        size, rate, decoded, complete, seconds, notes: as in VideoReader.
 
     Raises:
         InputError: there is no such camera, or it gives no frame.
     """
 
-    expected = None
+    live, expected = True, None
 
     def __init__(self, source):
         self._source = source
@@ -89,7 +91,7 @@ class CameraReader:
             self.seconds += time.perf_counter() - started
             if newest is None:
                 how = "gives no more frames" if answered else f"has sent no frame for {CAMERA_TIMEOUT:g} s"
-                self.notes.append(f"{self.name} {how} after {self.decoded} frames; is it still connected?")
+                self.notes.append(f"{self.name} {how} after {count(self.decoded, 'frame')}; is it still connected?")
                 return
             first = first or newest[0]
             self.decoded += 1

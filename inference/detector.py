@@ -67,7 +67,8 @@ class Detector:
     """An SSD with its preprocessing and postprocessing. Can be called from several threads.
 
     Args:
-        weights: path of a checkpoint, or name of one in the catalogue; None is the best one in weights/.
+        weights: path of a checkpoint, or name of one in the catalogue; None is the 77.43 network if it is in weights/,
+            else the embedded one.
         device: "auto" (CUDA if available, else CPU), "cpu", "cuda", "cuda:1" or "mps".
         precision: "float32", "bfloat16", "float16", "int8" (on CPU; costs a little accuracy) or "auto",
             the fastest floating-point one that the device supports. Boxes and scores are always float32.
@@ -107,7 +108,7 @@ class Detector:
         self.device, self.dtype = _choose(engine, device, precision, calibration, compile)
         net, info = weights if isinstance(weights, tuple) else load_network(resolve(weights))
         if threshold is None:
-            threshold = getattr(info, "threshold", None)
+            threshold = info.threshold
         self.threshold = DEFAULT_THRESHOLD if threshold is None else threshold
         if not 0 <= self.threshold < 1:
             raise ValueError(f"threshold must be in [0, 1), not {threshold}")
@@ -258,7 +259,7 @@ def _choose(engine, device, precision, calibration, compile):
         device = choose_device(device)
         return device, choose_precision(precision, device)
     if compile:
-        raise InputError("--compile: only used with --engine torch")
+        raise InputError('compile=True: only used with engine="torch"')
     device = choose_device("cpu" if device == "auto" else device)
     if device.type != "cpu":
         raise InputError(f"--engine openvino: runs on CPU only; use --engine torch for --device {device}")

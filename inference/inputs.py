@@ -12,11 +12,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import unquote, urlsplit
 
-import platformdirs
 from PIL import Image
 
 from utils.download import Remote, fetch
 from utils.errors import InputError
+from utils.files import cache_folder
 from utils.images import IMAGE_SUFFIXES, is_image
 
 CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")  # suffixes of videos that can be written (H.264)
@@ -47,7 +47,7 @@ class Input:
 
 @contextmanager
 def open_inputs(names, recursive=False):
-    """Find the inputs that the names stand for. Web files and stdin are copied to a temporary folder meanwhile.
+    """Find the inputs that `names` stand for. Files from the web and stdin are in a temporary folder until the end.
 
     Args:
         names: files, folders of images, globs, numbers of cameras, http(s) and rtsp addresses, "-" for stdin.
@@ -108,7 +108,10 @@ def _from_stdin(temporary):
 
 def _from_web(address, temporary):
     """Download a file. Any other address is a stream."""
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError as error:
+        raise InputError(f"{address}: invalid address ({error}); check it") from error
     name = Path(unquote(parts.path)).name
     suffix = Path(name).suffix.lower()
     if parts.scheme not in ("http", "https") or suffix not in (*_VIDEO_SUFFIXES, *IMAGE_SUFFIXES):
@@ -185,10 +188,10 @@ def with_targets(inputs, output=None):
     taken, done = set(), []
     for one in inputs:
         below = one.source.relative_to(one.folder).parent if one.folder else Path()
-        target = into / below / _result_name(one, "")
+        first = target = into / below / _result_name(one, "")
         number = 2
         while target in taken:
-            target = target.with_stem(f"{target.stem}_{number}")
+            target = first.with_stem(f"{first.stem}_{number}")
             number += 1
         taken.add(target)
         done.append(replace(one, target=target))
@@ -227,8 +230,7 @@ class Written:
     """
 
     def __init__(self):
-        cache = os.environ.get("SSD_CACHE") or platformdirs.user_cache_dir("ssd-pytorch")
-        self._path = Path(cache) / "written.jsonl"
+        self._path = cache_folder() / "written.jsonl"
         self._lines = set()
         with suppress(OSError, ValueError):
             self._lines.update(self._path.read_text(encoding="utf-8").splitlines())
@@ -237,7 +239,7 @@ class Written:
         return _state_of(path) in self._lines
 
     def add(self, paths):
-        """Remember files."""
+        """Append files to the list."""
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a", encoding="utf-8") as file:

@@ -19,16 +19,15 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 import torch
-from torch import nn
 
 from data.config import RGB_MEANS
 from data.transforms import resize, to_input
 from inference.video import VideoReader
+from ssd import Heads
 from utils.augmentations import SSDAugmentation
 from utils.errors import InputError, printable
-from utils.files import file_hash, whole_file
+from utils.files import cache_folder, file_hash, whole_file
 from utils.images import is_image, read_image
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample.mp4"
@@ -107,15 +106,6 @@ class OpenVINONetwork:
         return torch.from_numpy(outputs[0]), torch.from_numpy(outputs[1])
 
 
-class _Heads(nn.Module):
-    def __init__(self, net):
-        super().__init__()
-        self.net = net
-
-    def forward(self, x):
-        return self.net.raw(x)
-
-
 def convert(net):
     """Convert an SSD to an openvino.Model, float32 [B, 3, S, S] -> loc and conf, of any batch size.
 
@@ -127,7 +117,7 @@ def convert(net):
     with warnings.catch_warnings(), torch.inference_mode(False):
         warnings.simplefilter("ignore")  # of tracing, which is deprecated
         traced = decoder.TorchScriptPythonDecoder(
-            _Heads(net), example_input=(example,), trace_kwargs={"check_trace": False}
+            Heads(net), example_input=(example,), trace_kwargs={"check_trace": False}
         )
     pytorch = frontend.FrontEndManager().load_by_framework("pytorch")
     model = pytorch.convert(pytorch.load(traced))
@@ -199,16 +189,11 @@ def sample_images(size):
         yield augment(frame, np.zeros((0, 4)), np.zeros(0))[0]
 
 
-def cache_folder():
-    """Return the folder of the user's cache: $SSD_CACHE, or the system's place for caches."""
-    return Path(os.environ.get("SSD_CACHE") or platformdirs.user_cache_dir("ssd-pytorch"))
-
-
 def _images_of(folder):
     """Return the paths of up to CALIBRATION_IMAGES images, spread evenly over a folder."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"--calibration {folder}: no such folder; name a folder of images like those to come")
+        raise InputError(f"--calibration {folder}: no such folder; name a folder of images similar to your inputs")
     paths = sorted(path for path in folder.iterdir() if is_image(path) and path.is_file())
     if not paths:
         raise InputError(f"--calibration {folder}: no images in this folder")

@@ -1,4 +1,4 @@
-"""Output besides images and videos: JSON lines, CSV, COCO results, crops, messages, a summary, a window."""
+"""Output besides images and videos: JSON lines, CSV, COCO results, crops, a summary, a window."""
 
 import csv
 import json
@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
 from threading import Lock
 from urllib.parse import quote
@@ -16,7 +17,7 @@ from urllib.parse import quote
 import cv2
 
 from data.coco import coco_category_id
-from utils.errors import InputError, count, printable
+from utils.errors import InputError, count, print_or_drop
 from utils.files import whole_file
 from utils.images import write_image
 
@@ -24,23 +25,8 @@ STDOUT = "-"
 CSV_COLUMNS = ("file", "frame", "time", "label", "score", "x1", "y1", "x2", "y2")
 
 
-def say(text, file=None):
-    """Print lines to stdout, or to `file`, with unprintable characters escaped."""
-    _print("\n".join(printable(line) for line in text.split("\n")), file or sys.stdout)
-
-
-def _print(text, file):
-    """Print and flush. If the output is closed (`| head -1`) or full, the run continues and the rest is dropped."""
-    try:
-        print(text, file=file, flush=True)
-    except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, file.fileno())
-        os.close(nowhere)
-
-
 class Results:
-    """Writes detections as JSON lines, CSV and COCO results. Each file is complete under its name or not there.
+    """Writes detections as JSON lines, CSV and COCO results. Each file is written completely or not at all.
 
     A JSON line contains the file's name, the frame's index (for images a running number), its time in seconds, and
     "detections": label, score, and box as x1, y1, x2, y2 in pixels. The CSV has a row per detection. COCO results are
@@ -99,9 +85,9 @@ class Results:
     def gather(self):
         """Write the results of all processes, in order. Each process must call this once, at the end."""
         if self._ranks:
-            kept = self._ranks.gather(self._kept)
+            kept = self._ranks.gather([self._kept])
             if self._ranks.is_main:
-                for _, record in sorted(kept, key=lambda pair: (pair[0], pair[1]["frame"] or 0)):
+                for _, record in sorted(chain.from_iterable(kept), key=lambda pair: (pair[0], pair[1]["frame"] or 0)):
                     self._write(record)
 
     def _write(self, record):
@@ -109,7 +95,7 @@ class Results:
             record["frame"] = self._images
             self._images += 1
         if self._json == STDOUT:
-            _print(json.dumps(record), sys.stdout)  # ASCII: a terminal may not support all letters
+            print_or_drop(json.dumps(record), sys.stdout)  # ASCII: a terminal may not support all letters
         elif "json" in self._files:
             self._files["json"].write(json.dumps(record) + "\n")
         if "csv" in self._files:
@@ -132,6 +118,7 @@ class Crops:
     """Writes the part of an image inside each box to FOLDER/CLASS/NAME_NUMBER.jpg.
 
     Args:
+        inputs: list of inference.inputs.Input.
         folder: new, empty, or of an earlier run.
         overwrite: use any folder.
 
@@ -141,7 +128,8 @@ class Crops:
 
     MARKER = ".crops"  # in the folders of earlier runs
 
-    def __init__(self, folder, overwrite=False):
+    def __init__(self, inputs, folder, overwrite=False):
+        self._names = {str(one.source): one.name for one in inputs}
         self.folder = Path(folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -152,16 +140,23 @@ class Crops:
         except OSError as error:
             raise InputError(f"--crops {folder}: can't be written ({error.strerror}); name another folder") from error
 
-    def write(self, image, detections, name):
-        """Write the crops of uint8 RGB [H, W, 3] before boxes are drawn; `name` is that of the image or frame."""
+    def write(self, image, detections, file, frame=None):
+        """Write the crops of uint8 RGB [H, W, 3] before boxes are drawn.
+
+        `file` is the source of its input, and `frame` the index in a video.
+        """
         height, width = image.shape[:2]
+        name = self._names[file] if frame is None else f"{self._names[file]}_{frame:06d}"
         name = re.sub(r"[^\w.-]+", "_", name)[-100:]
         for number, (label, box) in enumerate(zip(detections.names, detections.boxes, strict=True)):
             x1, y1, x2, y2 = (int(side) for side in box.round())
             crop = image[max(y1, 0) : min(y2, height), max(x1, 0) : min(x2, width)]
             if crop.size:
                 folder = self.folder / quote(label, safe=" ")
-                folder.mkdir(exist_ok=True)
+                try:
+                    folder.mkdir(exist_ok=True)
+                except OSError as error:
+                    raise InputError(f"--crops {folder}: can't be written ({error.strerror})") from error
                 write_image(folder / f"{name}_{number}.jpg", crop)
 
 
@@ -233,7 +228,10 @@ class Display:
             raise InputError("--show: there is no display (DISPLAY is not set); leave --show out")
         # OpenCV ends the process if the display does not answer, so another process tries first.
         code = "import cv2; cv2.namedWindow('test'); cv2.waitKey(1); cv2.destroyAllWindows()"
-        trial = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=60)
+        try:
+            trial = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=60)
+        except subprocess.TimeoutExpired as error:
+            raise InputError("--show: the display does not answer; check DISPLAY, or leave --show out") from error
         if trial.returncode:
             headless = "; install opencv-python in place of -headless" if b"not implemented" in trial.stderr else ""
             raise InputError(f"--show: no window can be opened{headless or '; check DISPLAY, or leave --show out'}")

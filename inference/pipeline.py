@@ -8,7 +8,6 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import chain, islice
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -79,7 +78,7 @@ class Pipeline:
             with file=path.
         crops: output.Crops, or None.
         display: output.Display, or None.
-        stop: the work ends early when it is true (utils.system.StopSignals) or the display is closed.
+        stop: ends the work early once it is true (a utils.system.StopSignals); closing the display does the same.
         show_progress: show a progress bar if stderr is a terminal.
     """
 
@@ -119,19 +118,17 @@ class Pipeline:
         Returns:
             output.Summary.
         """
-        live = reader.expected is None and not hasattr(reader, "info")
-        workers, threads = (1, 1) if live else share_threads(self.detector.device)
+        workers, threads = (1, 1) if reader.live else share_threads(self.detector.device)
         summary = Summary("frame", {"decode": 1, "network": workers, "draw": workers, "encode": 1})
 
         def work(batch):
             frames = [frame for _, (_, frame) in batch]
-            names = [f"{Path(name).stem}_{index:06d}" for index, _ in batch]
-            found = self._detect_and_draw(frames, names, summary)
+            found = self._detect_and_draw(frames, [(name, index) for index, _ in batch], summary)
             return [(index, time, frame, one) for (index, (time, frame)), one in zip(batch, found, strict=True)]
 
-        waiting = batches(enumerate(reader.timed()), self.live_batch_size if live else self.batch_size)
+        waiting = batches(enumerate(reader.timed()), self.live_batch_size if reader.live else self.batch_size)
         # Frames of a camera would be shown late if they waited for a worker.
-        results = (work(batch) for batch in waiting) if live else in_order(work, waiting, workers, threads)
+        results = (work(batch) for batch in waiting) if reader.live else in_order(work, waiting, workers, threads)
         bar = tqdm(total=reader.expected, unit="frame", dynamic_ncols=True, disable=self.no_bar)
         with closing(results), bar:
             for batch in results:
@@ -150,14 +147,10 @@ class Pipeline:
         return summary
 
     @report_out_of_memory(_LESS_MEMORY)
-    def images(self, paths, targets=None, names=None):
+    def images(self, paths, targets=None):
         """Detect in image files, and write each to its target.
 
         An image that can't be read is left out; the Summary has the error.
-
-        Args:
-            paths: of the images. targets: of the results, or None.
-            names: of the images in `crops`; None: their paths without suffix.
 
         Returns:
             output.Summary.
@@ -177,18 +170,17 @@ class Pipeline:
                     return error
 
         def work(batch):
-            images = [read(path) for path, _, _ in batch]
+            images = [read(path) for path, _ in batch]
             readable = [index for index, image in enumerate(images) if isinstance(image, np.ndarray)]
-            called = [str(batch[index][2]) for index in readable]
-            found = self._detect_and_draw([images[index] for index in readable], called, summary)
+            keys = [(str(batch[index][0]),) for index in readable]
+            found = self._detect_and_draw([images[index] for index in readable], keys, summary)
             for index in readable if targets else ():
                 with summary.timing("write"):
                     write_image(batch[index][1], images[index])
             found = dict(zip(readable, found, strict=True))
-            return [(path, images[index], found.get(index)) for index, (path, _, _) in enumerate(batch)]
+            return [(path, images[index], found.get(index)) for index, (path, _) in enumerate(batch)]
 
-        names = names or [path.with_suffix("") for path in paths]
-        waiting = batches(zip(paths, targets or paths, names, strict=True), self.batch_size)
+        waiting = batches(zip(paths, targets or paths, strict=True), self.batch_size)
         no_bar = True if len(paths) == 1 else self.no_bar
         bar = tqdm(total=len(paths), unit="image", dynamic_ncols=True, disable=no_bar)
         with closing(in_order(work, waiting, workers, threads)) as results, bar:
@@ -206,8 +198,11 @@ class Pipeline:
                     break
         return summary
 
-    def _detect_and_draw(self, images, names, summary):
-        """Run the detector on images, crop, draw the results in place, and return the Detections of `labels`."""
+    def _detect_and_draw(self, images, keys, summary):
+        """Run the detector on images, crop, draw the results in place, and return the Detections of `labels`.
+
+        keys: for each image (file,) or (file, frame), for the crops.
+        """
         if not images:
             return []
         with summary.timing("network"):
@@ -215,9 +210,9 @@ class Pipeline:
         with summary.timing("draw"):
             if self.labels is not None:
                 found = [detections.of_classes(self.labels) for detections in found]
-            for image, name, detections in zip(images, names, found, strict=True):
+            for image, key, detections in zip(images, keys, found, strict=True):
                 if self.crops:
-                    self.crops.write(image, detections, name)
+                    self.crops.write(image, detections, *key)
                 if self.draw:
                     self.draw(image, detections)
         return found

@@ -51,6 +51,8 @@ class VideoReader:
         InputError: the file is missing, unreadable, or not a video.
     """
 
+    live = False
+
     def __init__(self, path):
         logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)  # it warns of every rotated video
         self.path = Path(path)
@@ -193,11 +195,11 @@ class VideoWriter:
             filters += f",setsar={source.info.pixel_aspect}"
         with ExitStack() as stack:
             self._target = stack.enter_context(whole_file(path))
-            self._images = self._target.with_suffix(f".frames{self.path.suffix}")  # without sound
-            stack.callback(self._images.unlink, missing_ok=True)
+            self._silent = self._target.with_suffix(f".frames{self.path.suffix}")  # the video without sound
+            stack.callback(self._silent.unlink, missing_ok=True)
             self._target.touch()  # fails now if it can't be written
             self._raw = imageio_ffmpeg.write_frames(
-                url(self._images),
+                url(self._silent),
                 even,
                 fps=float(self.rate),
                 quality=None,
@@ -217,12 +219,14 @@ class VideoWriter:
         """Write a frame, uint8 RGB [H, W, 3], else ValueError. The array must not be changed afterwards.
 
         time: seconds from the first frame. Without it, the frames have a constant rate. With it, the previous frame is
-        repeated until then.
+        repeated until then, and a frame that comes much too early is dropped.
         """
         if frame.shape != (self.size[1], self.size[0], 3) or frame.dtype != np.uint8:
             raise ValueError(f"frame is {frame.dtype} {list(frame.shape)}, expected uint8 RGB of {self.size}")
         if any(self._padding):
             frame = cv2.copyMakeBorder(frame, 0, self._padding[0], 0, self._padding[1], cv2.BORDER_REPLICATE)
+        if time is not None and self.frames > round(time * self.rate) + 1:  # an early frame may be jitter
+            return
         while self._last is not None and time is not None and self.frames < round(time * self.rate):
             self._put(self._last)
         self._put(np.ascontiguousarray(frame))
@@ -235,7 +239,7 @@ class VideoWriter:
         self.frames += 1
 
     def _encode(self):
-        """Move frames from the queue to ffmpeg (in the thread); after an error only empty the queue."""
+        """Move frames from the queue to ffmpeg (in the thread); after an error, discard them."""
         with closing(self._raw):
             self._raw.send(None)
             while (frame := self._queue.get()) is not _END:
@@ -261,7 +265,7 @@ class VideoWriter:
             raise self._error or InputError(f"{self.path}: not written, there was no frame")
         source, sound = self.source, self.source.info.sound if self.source else ()
         copied = _COPIED_SOUND.get(self.path.suffix.lower().replace("m4v", "mp4"), set(sound))
-        inputs, ways = ["-i", url(self._images)], [["-map", "0:v"]]
+        inputs, attempts = ["-i", url(self._silent)], [["-map", "0:v"]]
         if sound:
             start, origin = source.info.start, source.info.origin
             inputs = ["-copyts", "-itsoffset", f"{start:.6f}", *inputs]
@@ -270,16 +274,16 @@ class VideoWriter:
             tracks = ["-map", "0:v", "-map", "1:a", "-map_chapters", "-1"]
             if not source.complete or source.missing:  # the sound ends with the frames
                 tracks += ["-t", f"{start + float(self.frames / self.rate):.6f}"]
-            ways = [[*tracks, *" ".join(codecs).split()], [*tracks, "-c:a", "aac"], *ways]
-        for way in ways:
+            attempts = [[*tracks, *" ".join(codecs).split()], [*tracks, "-c:a", "aac"], *attempts]
+        for output in attempts:
             target = ["-c:v", "copy", "-movflags", "+faststart", url(self._target)]
             count = ["-map", "0:v", "-c", "copy", "-f", "framecrc", "-"]  # a line for each frame
-            done = run(["-y", "-v", "error", *inputs, *way, *target, *count])
+            done = run(["-y", "-v", "error", *inputs, *output, *target, *count])
             if not done.returncode and len(re.findall(rb"^0,", done.stdout, re.M)) == self.frames:
                 break
         else:
             raise InputError(f"{self.path}: can't be written ({reason(done.stderr)}); is the disk full?")
-        if sound and way is ways[-1]:
+        if sound and output is attempts[-1]:
             self.notes.append(f"{self.path}: the sound of {source.path} can't be kept")
         self.seconds += time.perf_counter() - started
 

@@ -63,11 +63,11 @@ def read_detection_files(folder, split, ids, class_names):
         numbers.append(numbers_here)
     numbers = np.concatenate(numbers)
     images = np.array([index_of.get(image_id, -1) for image_id in image_ids], dtype=np.int64)
-    strangers = list(dict.fromkeys(image_id for image_id in image_ids if image_id not in index_of))
-    if strangers and images.max() < 0:
-        raise InputError(f"{folder}: files of another data set; {strangers[0]:.60} is not in split {split}")
+    unknown_ids = list(dict.fromkeys(image_id for image_id in image_ids if image_id not in index_of))
+    if unknown_ids and images.max() < 0:
+        raise InputError(f"{folder}: files of another data set; {unknown_ids[0]:.60} is not in split {split}")
     notes = note(f"no det_{split}_<class>.txt for {{}}", "class name", [name for name in names if name not in present])
-    notes += note(f"left out the detections on {{}} outside split {split}", "image", strangers)
+    notes += note(f"left out the detections on {{}} outside split {split}", "image", unknown_ids)
     return tuple(names), DetectionArrays(images, labels, numbers[:, 0], numbers[:, 1:]).take(images >= 0), notes
 
 

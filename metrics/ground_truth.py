@@ -78,8 +78,8 @@ def open_evaluation_set(dataset, root=None, split=None, images=True):
         folder = Path(root or VOC_ROOT).expanduser()
         if not (folder / f"VOC{year}").is_dir():
             raise InputError(
-                f"{folder / f'VOC{year}'}: no such folder; name the VOCdevkit folder with --voc_root, or download the "
-                "data with data/scripts/VOC2007.sh (0.9 GB) or data/scripts/VOC2012.sh (2.0 GB)"
+                f"{folder / f'VOC{year}'}: no such folder; name the VOCdevkit folder with --dataset_root, or download "
+                "the data with data/scripts/VOC2007.sh (0.9 GB) or data/scripts/VOC2012.sh (2.0 GB)"
             )
         return _open(VOCDetection(folder, [(year, split)]), f"VOC{year} {split}", split, images)
     folder = Path(dataset).expanduser()
@@ -98,8 +98,9 @@ def _open(data, title, split, with_images):
     coco = data.annotations if isinstance(data, COCODetection) else None
     annotations = [data.annotation_path(index) for index in range(len(data.ids))]
     names = data.ids if coco else [Path(path).stem for path in annotations]
-    index_of = {name: index for index, name in reversed(list(enumerate(names)))}
-    index_of = {name: index_of[name] for name in names}
+    index_of = {}
+    for index, name in enumerate(names):
+        index_of.setdefault(name, index)
     notes = _leave_out(index_of, annotations.__getitem__, f"of split {split} without annotation")
     if with_images:
         notes += _leave_out(index_of, data.image_path, f"of split {split} without image file")

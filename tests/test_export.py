@@ -103,8 +103,6 @@ def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch, with_nms, messag
     ("--output a.pth", r"--output a\.pth.*\.onnx"),
     ("--top_k 9", "--with_nms"),
     ("--confidence_threshold 0.5", "--with_nms"),
-    ("--with_nms --top_k 0", "--top_k 0"),
-    ("--with_nms --confidence_threshold 1", r"--confidence_threshold 1\.0"),
     ("--trained_model none.pth", r"none\.pth"),
     ("", r"onnxscript is not installed; pip install -r requirements-engines\.txt"),
 ])  # fmt: skip

@@ -122,10 +122,10 @@ def test_csv_coco_and_crops(run):
     assert first["bbox"] == pytest.approx([x1, y1, x2 - x1, y2 - y1], abs=0.5)
     assert first["score"] == pytest.approx(DOG_SCORE, abs=0.01)
     assert names("crops") == [".crops", "dog"]
-    assert names("crops/dog") == ["p_000139_0.jpg", "p_name_0.jpg"]
-    assert read_image("crops/dog/p_name_0.jpg").shape == (round(y2) - round(y1), round(x2) - round(x1), 3)
+    assert names("crops/dog") == ["p_000139.png_0.jpg", "p_name.png_0.jpg"]
+    assert read_image("crops/dog/p_name.png_0.jpg").shape == (round(y2) - round(y1), round(x2) - round(x1), 3)
     assert run("v.mp4", "--crops", "crops", "--no_video")[0] == 0  # once more into the same folder
-    assert "v_000002_0.jpg" in names("crops/dog")
+    assert "v.mp4_000002_0.jpg" in names("crops/dog")
 
 
 def test_drawing_flags_and_quiet(run):
@@ -160,8 +160,9 @@ def test_files_of_the_web(run, address):
     files = [json.loads(line)["file"] for line in Path("a.jsonl").read_text().splitlines()]
     assert files == [inputs[0]] * 3 + [inputs[1]]
     crops = names("crops/dog")
-    assert crops[0].startswith("http_127.0.0.1_") and crops[0].endswith("_000139_0.jpg")
-    assert crops[1:] == [f"v_00000{frame}_0.jpg" for frame in range(3)]
+    port = address.rpartition(":")[2]
+    videos = [f"v.mp4_key_1_00000{frame}_0.jpg" for frame in range(3)]
+    assert crops == [f"http_127.0.0.1_{port}_{name}" for name in ("000139.png_0.jpg", *videos)]
 
 
 def test_stdin(run):
@@ -187,6 +188,22 @@ def test_a_stream_ends_cleanly_when_its_server_goes_away(run):
     assert len(decode("output.mp4", (160, 90))) >= len(lines) > 5
 
 
+def test_the_same_video_twice(run):
+    assert run("v.mp4", "v.mp4", "--no_video", "--json", "a.jsonl")[0] == 0
+    assert len(Path("a.jsonl").read_text().splitlines()) == 6
+
+
+def test_an_invalid_address(run):
+    code, _, err = run("http://[bad/a.mp4")
+    assert (code, err.startswith("error: http://[bad/a.mp4: invalid address")) == (2, True)
+
+
+def test_crops_of_one_name_do_not_overwrite_each_other(run):
+    copies("v.mp4", "a/v.mp4", "b/v.mp4")
+    assert run("a/v.mp4", "b/v.mp4", "--no_video", "--crops", "crops")[0] == 0
+    assert len(names("crops/dog")) == 6
+
+
 def test_two_processes_share_the_images_of_a_folder(run):
     copies("000139.png", *(f"p/{n}.png" for n in range(50)))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", SCRIPT, "p"]
@@ -198,3 +215,11 @@ def test_two_processes_share_the_images_of_a_folder(run):
     assert [(line["file"], line["frame"]) for line in lines] == [
         (f"p/{n}.png", index) for index, n in enumerate(sorted(range(50), key=str))
     ]
+    # Unequal shares: an image that can't be read, and a video. The report covers both processes.
+    Path("p/0.png").write_bytes(b"no image")
+    done = subprocess.run([*command, "v.mp4", *flags], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    lines = [json.loads(line) for line in Path("a.jsonl").read_text().splitlines()]
+    files = [f"p/{n}.png" for n in sorted(range(1, 50), key=str)]
+    assert [line["file"] for line in lines] == [*files, *["v.mp4"] * 3]
+    assert sum(map(int, re.findall(r"; dog (\d+)", done.stdout))) == 52

@@ -206,7 +206,7 @@ class TestFinetune:
         state = read_file(tmp_path / "second" / "state_1.pth")
         assert (state["run"]["width"], state["run"]["batch_norm"]) == (0.05, False)
         assert f"{start}: an SSD300 of width 0.05" in refused(images, tmp_path / "third", f"{flags} --width 0.1", BASE)
-        assert "--basenet and --finetune" in refused(images, tmp_path / "third", flags)
+        assert "--finetune contains a base network" in refused(images, tmp_path / "third", flags)
 
     @pytest.mark.slow
     def test_finetuning_the_embedded_network_improves_it(self, tmp_path):

@@ -8,7 +8,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from utils.errors import InputError, printable
+from utils.errors import InputError, say
 from utils.system import choose_device
 
 
@@ -35,7 +35,7 @@ class Ranks:
     def say(self, text):
         """Print on rank 0."""
         if self.is_main:
-            print("\n".join(map(printable, text.split("\n"))), flush=True)
+            say(text)
 
     def any(self, flag):
         """Return whether `flag` is set on any rank. All ranks must call this at the same iteration."""

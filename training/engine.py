@@ -14,11 +14,11 @@ from inference.drawing import draw_detections
 from layers.modules.multibox_loss import matched_priors
 from metrics.evaluation import detect_images
 from metrics.voc import best_threshold, evaluate_detections
+from ssd import Heads
 from utils.images import read_image
 from weights.checkpoint import save_checkpoint
 
 from .distributed import sum_over_ranks
-from .network import Heads
 from .optimizer import load_moments, set_learning_rate
 
 
@@ -100,7 +100,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state):
-        """Load a state. Raises an exception of `state.DAMAGED` if it is another network's, or damaged."""
+        """Load a state. Raises one of `state.DAMAGED` if the state is damaged or belongs to another network."""
         self.net.load_state_dict(state["model"])
         load_moments(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])

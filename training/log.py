@@ -45,7 +45,7 @@ class Log:
             with self._writing():
                 _keep_rows(self.folder / "log.csv", first, drop_score=bool(state and state["unscored"]))
                 self.file = (self.folder / "log.csv").open("a", newline="", encoding="utf-8")
-                self.board = SummaryWriter(self.folder / "log", purge_step=first)
+                self.board = SummaryWriter(self.folder / "log", purge_step=first + 1)  # rows are numbered from 1
 
     def __enter__(self):
         return self

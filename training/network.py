@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from data.config import SSDConfig
 from utils.errors import InputError
@@ -14,17 +13,6 @@ from weights.checkpoint import is_plain, read_checkpoint, read_file
 
 BASE = "vgg16_reducedfc.pth"
 FALLBACK_BASE = "vgg16_features-amdegroot-88682ab5.pth"
-
-
-class Heads(nn.Module):
-    """A module that computes SSD.raw in its forward, for DistributedDataParallel and torch.compile."""
-
-    def __init__(self, net):
-        super().__init__()
-        self.net = net
-
-    def forward(self, x):
-        return self.net.raw(x)
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,8 @@ def open_images(dataset, root=None, splits=None, classes=None, keep_difficult=Fa
         raise InputError(f"--dataset {dataset}: not VOC, COCO, ILSVRC or a folder")
     images = VOCDetection(root, [_year_and_split(name) for name in splits], dataset_name=str(dataset))
     classes = tuple(classes or _annotated_classes(images))
+    if not classes:
+        raise InputError(f"{dataset}: no readable annotation contains an object; check its Annotations folder")
     if repeated := [name for index, name in enumerate(classes) if name in classes[:index]]:
         raise InputError(f"--classes: {repeated[0]} is listed twice")
     images.target_transform = VOCAnnotationTransform({name: i for i, name in enumerate(classes)}, keep_difficult)
@@ -85,7 +87,7 @@ class Shuffle:
     Args:
         n: number of items.
         seed: of the run.
-        weights: float [n]; an epoch then draws n items in proportion to them, each as evenly as possible.
+        weights: float [n]; item i occurs n * weights[i] / sum(weights) times in an epoch, rounded up or down.
     """
 
     def __init__(self, n, seed, weights=None):

@@ -108,7 +108,9 @@ def write_identity(folder, run):
 
 
 def save_state(folder, iteration, contents, keep):
-    """Write `state_<iteration>.pth` and remove all but the newest `keep` states.
+    """Write `state_<iteration>.pth` and keep the `keep` newest states up to it.
+
+    Later states are removed: the run was continued from an earlier one.
 
     Samples and augmentation depend only on the iteration and the seed, so torch's random generators are the only ones
     to save.
@@ -121,9 +123,12 @@ def save_state(folder, iteration, contents, keep):
         "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
     contents = {"format": FORMAT, "iteration": iteration, **contents, **generators}
-    save_file(contents, folder / f"state_{iteration}.pth")
-    for old in list_states(folder)[:-keep]:
-        old.unlink(missing_ok=True)
+    path = folder / f"state_{iteration}.pth"
+    save_file(contents, path)
+    states = list_states(folder)
+    end = states.index(path) + 1
+    for other in states[: max(0, end - keep)] + states[end:]:
+        other.unlink(missing_ok=True)
 
 
 def find_state(resume, folder, say):

@@ -17,7 +17,7 @@ import torch
 # Minimum IoU of a crop with an object; None: any crop that contains the center of an object.
 CROP_LIMITS = (0.1, 0.3, 0.5, 0.7, 0.9, None)
 CROP_TRIES = 50
-_NUMBERS = count()  # numbers the SSDAugmentation objects of this process
+_NUMBERS = count()  # serial number of each SSDAugmentation, so that two of them draw different numbers
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
-"""InputError, the exception for a user's mistakes, and how scripts report it."""
+"""InputError, the exception for a user's mistakes, how scripts report it, and printed text."""
 
+import os
 import re
 import signal
 import sys
@@ -32,6 +33,8 @@ def exit_on_input_error():
     def interrupt(number, frame):
         raise Interrupted
 
+    if hasattr(sys.stdout, "reconfigure"):  # a file or a terminal may not support all letters of a name
+        sys.stdout.reconfigure(errors="backslashreplace")
     previous = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
@@ -49,6 +52,21 @@ def exit_on_input_error():
 def print_error(error):
     """Print an InputError to stderr, as a single line."""
     print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+
+
+def say(text, file=None):
+    """Print lines to stdout, or to `file`, with unprintable characters escaped."""
+    print_or_drop("\n".join(printable(line) for line in text.split("\n")), file or sys.stdout)
+
+
+def print_or_drop(text, file):
+    """Print and flush. If the output is closed (`| head -1`) or full, the run continues and the rest is dropped."""
+    try:
+        print(text, file=file, flush=True)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, file.fileno())
+        os.close(nowhere)
 
 
 def printable(text):

@@ -1,4 +1,4 @@
-"""Files: write a file completely or not at all, check a file before reading it, and hash it."""
+"""Files: write a file completely or not at all, check a file before reading it, and hash it; the cache folder."""
 
 import hashlib
 import os
@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from secrets import token_hex
+
+import platformdirs
 
 from utils.errors import InputError
 
@@ -34,7 +36,7 @@ def whole_file(path):
         remove_unfinished(target.parent)
         try:
             yield temporary
-            _sync(temporary)
+            _sync(temporary, os.O_RDWR)  # Windows syncs only files that are open for writing
             temporary.replace(target)
         finally:
             with suppress(OSError):
@@ -47,8 +49,8 @@ def whole_file(path):
         _sync(target.parent)
 
 
-def _sync(path):
-    descriptor = os.open(path, os.O_RDONLY)
+def _sync(path, flags=os.O_RDONLY):
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:
@@ -85,6 +87,11 @@ def check_regular(path):
         raise OSError(22, "invalid file name", str(path)) from error
     if not regular:
         raise OSError(22, "not a regular file", str(path))
+
+
+def cache_folder():
+    """Return the folder of the user's cache: $SSD_CACHE, or the system's place for caches."""
+    return Path(os.environ.get("SSD_CACHE") or platformdirs.user_cache_dir("ssd-pytorch"))
 
 
 def file_hash(path, algorithm="sha256"):

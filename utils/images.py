@@ -108,6 +108,12 @@ def write_image(path, image):
     if not is_image(path):
         raise InputError(f"{path}: unsupported image suffix; use one of {' '.join(IMAGE_SUFFIXES)}")
     quality = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix.lower() in (".jpg", ".jpeg") else []
-    _, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)
+    try:
+        written, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)
+    except cv2.error:
+        written = False
+    if not written:
+        height, width = image.shape[:2]
+        raise InputError(f"{path}: can't be written with {width}x{height} pixels; choose a name with .png")
     with whole_file(path) as temporary:
         temporary.write_bytes(data)

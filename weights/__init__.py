@@ -1,4 +1,4 @@
-"""Checkpoints: the catalogue of published ones, loading and saving, and the embedded ones. Imports no torch."""
+"""Checkpoints: a catalogue of published ones, loading and saving, the embedded one. Does not import torch."""
 
 from .catalogue import CATALOGUE, EMBEDDED, resolve
 

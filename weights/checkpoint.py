@@ -224,7 +224,7 @@ def _lineage_info(state, path):
         )
         _check_info(info)
     except Exception as error:  # the tensors of another network
-        raise InputError(f"{path}: not an SSD300 or SSD512 (layers are missing, or others)") from error
+        raise InputError(f"{path}: not an SSD300 or SSD512 (layers are missing or unexpected)") from error
     entry = CATALOGUE.get(Path(path).name)
     if entry is None or entry.clip is None:
         return info

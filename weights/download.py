@@ -5,11 +5,11 @@ python -m weights.download ssd300_mAP_77.43_v2.pth           # into weights/
 python -m weights.download vgg16_reducedfc.pth --folder /big/disk
 """
 
-import argparse
 from pathlib import Path
 
 from utils.download import fetch
 from utils.errors import InputError, exit_on_input_error
+from utils.flags import Parser
 from weights.catalogue import CATALOGUE, FOLDER
 
 
@@ -21,7 +21,7 @@ def describe(entry):
 
 
 def get_args_parser():
-    parser = argparse.ArgumentParser(prog="python -m weights.download", description="Download published checkpoints.")
+    parser = Parser(__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="files to download (default: list them)")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="target folder (default: this project's weights/)")
     return parser

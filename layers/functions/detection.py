@@ -12,7 +12,7 @@ FAR = 100.0  # image sides; on CUDA, boxes are clipped to this for NMS, since an
 class Detect(nn.Module):
     """Decode the boxes and run non-maximum suppression (NMS) for each class (section 2 of the paper).
 
-    By default, NMS gets the 200 best boxes of each class, and all boxes that it keeps are returned, as for 77.43 mAP.
+    By default, NMS gets the 200 best boxes of each class, and all boxes that it keeps are returned. This gave 77.43.
     The paper's code gives NMS 400 per class and keeps the 200 best of all classes: ``nms_top_k=400, keep_top_k=200``.
 
     Args:

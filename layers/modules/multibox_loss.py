@@ -96,9 +96,8 @@ class MultiBoxLoss(nn.Module):
     def _hardest(self, loss_c, positive):
         """Select the priors of highest loss, `negpos_ratio` for each positive of the image: [B, P] -> bool [B, P]."""
         order = loss_c.argsort(dim=1, descending=True)
-        mined = torch.arange(order.shape[1], device=order.device) < self.negpos_ratio * positive.sum(
-            dim=1, keepdim=True
-        )
+        count = self.negpos_ratio * positive.sum(dim=1, keepdim=True)
+        mined = torch.arange(order.shape[1], device=order.device) < count
         return torch.zeros_like(positive).scatter_(1, order, mined)
 
 

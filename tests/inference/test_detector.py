@@ -247,7 +247,7 @@ def test_description_and_attributes(checkpoint, monkeypatch):
     ({"precision": "int8", "engine": "torch"}, "--precision int8.*--engine openvino"),
     ({"precision": "float8"}, "--precision float8"),
     ({"calibration": "here"}, "--calibration here"),
-    ({"engine": "openvino", "compile": True}, "--compile"),
+    ({"engine": "openvino", "compile": True}, "compile=True: only used"),
     ({"device": "gpu"}, "--device gpu"),
     ({"device": ""}, "--device"),
     ({"device": "cuda"}, "--device cuda: CUDA is not available"),

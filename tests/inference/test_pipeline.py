@@ -141,7 +141,7 @@ def test_frames_of_a_camera_do_not_wait_for_a_worker(run):
             assert len(shown) == index  # the one before is shown already
             yield 0.1 * index, np.zeros((30, 40, 3), np.uint8)
 
-    camera = SimpleNamespace(expected=None, seconds=0.0, timed=timed)
+    camera = SimpleNamespace(live=True, expected=None, seconds=0.0, timed=timed)
     run(camera, display=SimpleNamespace(closed=False, show=shown.append))
     assert len(shown) == 3
 

@@ -296,6 +296,14 @@ class TestWriter:
         means = decode(tmp_path / "out.mp4", (64, 48)).mean(axis=(1, 2, 3))
         np.testing.assert_allclose(means, [50, 100, 100, 100, 100, 150], atol=4)
 
+    def test_drops_frames_that_come_faster_than_its_rate(self, tmp_path):
+        with VideoWriter(tmp_path / "out.mp4", (64, 48), 10) as writer:
+            for index in range(60):
+                writer.write(np.full((48, 64, 3), 4 * index, np.uint8), index / 30)
+        means = decode(tmp_path / "out.mp4", (64, 48)).mean(axis=(1, 2, 3))
+        assert 20 <= len(means) <= 22
+        np.testing.assert_allclose(means[2:20], np.arange(2, 20) * 12, atol=16)
+
 
 def test_a_reader_may_be_left_early(tmp_path):
     with VideoReader(make_video(tmp_path / "in.mp4", "640x480", frames=200)) as reader:

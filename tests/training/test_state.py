@@ -110,6 +110,14 @@ def test_a_damaged_newest_state_is_skipped(tmp_path):
         state.find_state(tmp_path / "state_9.pth", tmp_path, lines.append)
 
 
+def test_states_of_an_abandoned_continuation_are_removed(tmp_path):
+    """The run was resumed from state 3, so that 5 and 6 are not its newest states any more."""
+    trainer = make_trainer()
+    for iteration in (2, 3, 5, 6, 4):
+        save(tmp_path, trainer, iteration, keep=2)
+    assert [path.name for path in state.list_states(tmp_path)] == ["state_4.pth"]
+
+
 class TestFolder:
     def test_two_processes_in_one_folder(self, tmp_path):
         refused = pytest.raises(InputError, match="another process trains in it")
