@@ -137,10 +137,10 @@ def quantized(core, net, channel_order="RGB", calibration=None):
     Raises:
         InputError: a package is missing, or the images can't be read.
     """
-    openvino, nncf = require("openvino", "nncf")
+    (openvino,) = require("openvino")
     sources = [SAMPLE] if calibration is None else _images_of(calibration)
     state = hashlib.sha256(
-        f"{_CACHE_FORMAT} {CALIBRATION_IMAGES} {net.size} {channel_order} {openvino.__version__} {nncf.__version__}"
+        f"{_CACHE_FORMAT} {CALIBRATION_IMAGES} {net.size} {channel_order} {openvino.__version__}"
         f" {[file_hash(path) for path in sources]}".encode()
     )
     for key, tensor in net.state_dict().items():
@@ -149,6 +149,7 @@ def quantized(core, net, channel_order="RGB", calibration=None):
     path = cache_folder() / f"int8-{state.hexdigest()[:32]}.zip"
     with contextlib.suppress(*_DAMAGED):
         return _read(core, path)
+    require("nncf")  # only now: importing it takes a second
     print(printable(f"quantizing to int8 with {calibration or SAMPLE.name}, cached in {path.parent}"), file=sys.stderr)
     images = (
         sample_images(net.size) if calibration is None else (resize(read_image(path), net.size) for path in sources)
