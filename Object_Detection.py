@@ -145,7 +145,7 @@ def detect(args, inputs, errors):
     from inference.output import Crops, Display, Results
     from inference.pipeline import Pipeline
     from training.distributed import join
-    from utils.system import StopSignals, keep_freed_memory
+    from utils.system import StopSignals, device_name, keep_freed_memory
     from weights.catalogue import resolve
     from weights.checkpoint import read_checkpoint
 
@@ -154,8 +154,8 @@ def detect(args, inputs, errors):
     display = Display() if args.show else None
     keep_freed_memory()
     with ExitStack() as opened:
-        on_cpu = args.device == "auto" and (args.engine == "openvino" or args.precision == "int8")
-        ranks, device = opened.enter_context(join("cpu" if on_cpu else args.device))
+        device = device_name(args.device, engine=args.engine, precision=args.precision)
+        ranks, device = opened.enter_context(join(device))
         stop = opened.enter_context(StopSignals())
         out = sys.stderr if args.json == "-" else sys.stdout  # stdout is only for JSON
         tell = partial(say, file=out) if ranks.is_main and not args.quiet else lambda text: None

@@ -79,7 +79,7 @@ def main(args):
     from metrics.report import prepare_folder, summary, table, write_detections, write_report
     from training.distributed import join
     from utils.files import file_hash
-    from utils.system import keep_freed_memory
+    from utils.system import device_name, keep_freed_memory
     from weights.catalogue import resolve
 
     keep_freed_memory()
@@ -91,8 +91,7 @@ def main(args):
         folder = prepare_folder(args.save_folder, images.folder)
     else:
         path = resolve(args.trained_model)
-        on_cpu = args.device == "auto" and (not args.cuda or args.engine == "openvino" or args.precision == "int8")
-        with join("cpu" if on_cpu else args.device) as (ranks, device):
+        with join(device_name(args.device, args.cuda, args.engine, args.precision)) as (ranks, device):
             detector = Detector(
                 path,
                 device=str(device),

@@ -128,17 +128,16 @@ def main(args):
     from training.optimizer import build_optimizer, learning_rate
     from training.pretrain import pretrain_base
     from utils.augmentations import SSDAugmentation
-    from utils.system import StopSignals, choose_precision, keep_freed_memory, report_out_of_memory
+    from utils.system import StopSignals, choose_precision, device_name, keep_freed_memory, report_out_of_memory
     from weights.checkpoint import CheckpointInfo
 
     keep_freed_memory()
     torch.set_flush_denormal(True)  # denormal weights and moments make a CPU many times slower
     torch.manual_seed(args.seed)
-    device_name = "cpu" if args.device == "auto" and not args.cuda else args.device
     remedy = f"use a smaller --batch_size (now {args.batch_size}) or more parts (--accumulate)"
     with (
         report_out_of_memory(remedy),
-        distributed.join(device_name) as (ranks, device),
+        distributed.join(device_name(args.device, args.cuda)) as (ranks, device),
         state.open_folder(args.save_folder, ranks) as folder,
     ):
         say = ranks.say

@@ -228,8 +228,7 @@ def read_split(root, year, split):
     """
     folder = Path(root) / f"VOC{year}" if year else Path(root)
     path = folder / "ImageSets" / "Main" / f"{split}.txt"
-    found = ", ".join(sorted(other.stem for other in path.parent.glob("*.txt"))) or "none"
-    remedy = f"found: {found}; choose another one, or download the data with data/scripts/download.py"
+    remedy = "download it with data/scripts/download.py, or choose another one"
     return [(str(folder), name) for name in read_image_list(path, remedy)]
 
 
@@ -238,7 +237,8 @@ def read_image_list(path, remedy):
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such split; {remedy}") from error
+        found = ", ".join(sorted(other.stem for other in path.parent.glob("*.txt"))) or "none"
+        raise InputError(f"{path}: no such split; {remedy} (found: {found})") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: can't read the split ({error})") from error
     names = [line.split()[0] for line in lines if line.strip()]

@@ -99,6 +99,14 @@ def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch, with_nms, messag
     assert [path.name for path in tmp_path.iterdir()] == ["out.onnx"]
 
 
+@pytest.mark.parametrize("flags", ["--with_nms --top_k 0", "--with_nms --confidence_threshold 1"])
+def test_flags_out_of_range_end_in_one_line(flags, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run(*flags.split())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (ended.value.code, line.startswith(f"error: argument {flags.split()[1]}: found")) == (2, True)
+
+
 @pytest.mark.parametrize(("flags", "message"), [
     ("--output a.pth", r"--output a\.pth.*\.onnx"),
     ("--top_k 9", "--with_nms"),

@@ -27,13 +27,13 @@ def exit_on_input_error():
     """Run a script's main(): print an InputError as one line and exit with code 2.
 
     For Ctrl-C and SIGTERM, print one line and exit with 128 plus the signal's number. Unprintable characters in the
-    message are escaped.
+    message are escaped, and so are letters that stdout can't encode.
     """
 
     def interrupt(number, frame):
         raise Interrupted
 
-    if hasattr(sys.stdout, "reconfigure"):  # a file or a terminal may not support all letters of a name
+    if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
     previous = signal.signal(signal.SIGTERM, interrupt)
     try:
@@ -50,7 +50,7 @@ def exit_on_input_error():
 
 
 def print_error(error):
-    """Print an InputError to stderr, as a single line."""
+    """Print an InputError, or its message, to stderr as a single line."""
     print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
 
 

@@ -4,6 +4,8 @@ import argparse
 import math
 import sys
 
+from utils.errors import print_error
+
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Shows the description as it is written, and defaults other than None and False."""
@@ -21,7 +23,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, formatter_class=Formatter)
 
     def error(self, message):
-        print(f"error: {message} (see --help)", file=sys.stderr)
+        print_error(f"{message} (see --help)")
         sys.exit(2)
 
 

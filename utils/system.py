@@ -53,6 +53,12 @@ def choose_device(name):
     return device
 
 
+def device_name(name, cuda=True, engine="auto", precision="auto"):
+    """Return the device of a script's flags, for `choose_device`. "auto" is "cpu" without `cuda` and for OpenVINO."""
+    on_cpu = not cuda or engine == "openvino" or precision == "int8"
+    return "cpu" if name == "auto" and on_cpu else name
+
+
 def choose_precision(name, device):
     """Return the torch.dtype for a name; "auto" is the fastest one that `device` supports natively.
 
