@@ -12,11 +12,28 @@ from torch import nn
 MIN_CHANNELS = 128  # in and out; with fewer, the transforms cost more than the products save
 OUTPUTS, TILE = 4, 6  # side of a tile's outputs and inputs
 POINTS = TILE * TILE
-CHUNK = 400  # tiles in work at a time: large enough for fast matrix products, small enough for the CPU's cache
+CHUNK = 400  # tiles in work at a time: enough for fast matrix products, and few enough to need little memory
 
-# Transforms 3 kernel values to 6 points. The Kronecker product, [36, 9], transforms both directions at once.
-_KERNEL = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], dtype=torch.float64)
-_KERNEL_2D = torch.kron(_KERNEL / 24, _KERNEL / 24)
+
+def _in_two_directions(rows, divisor=1):
+    """The Kronecker product transforms the columns and the rows of a flattened tile in one matrix product.
+
+    That computes with many zeros, but reads and writes memory only once, which limits the speed.
+    """
+    transform = torch.tensor(rows, dtype=torch.float64) / divisor
+    return torch.kron(transform, transform)
+
+
+_INPUTS_TO_POINTS = _in_two_directions([
+    [4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
+    [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1],
+])  # fmt: skip
+_KERNEL_TO_POINTS = _in_two_directions(
+    [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], divisor=24
+)
+_POINTS_TO_OUTPUTS = _in_two_directions(
+    [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
+)
 
 
 def use_winograd(net):
@@ -64,7 +81,7 @@ def transform_kernels(weight):
     """Kernels of a convolution [K, C, 3, 3] -> their points [36, C, K]."""
     outputs, inputs = weight.shape[:2]
     kernels = weight.detach().permute(2, 3, 1, 0).reshape(9, inputs * outputs)
-    return (_KERNEL_2D.to(weight.dtype) @ kernels).view(POINTS, inputs, outputs)
+    return (_KERNEL_TO_POINTS.to(weight.dtype) @ kernels).view(POINTS, inputs, outputs)
 
 
 @torch.no_grad()
@@ -83,11 +100,15 @@ def convolve(x, kernels, bias=None):
     rows, columns = -(-height // OUTPUTS), -(-width // OUTPUTS)  # of tiles
     padded = x.new_zeros(batch, OUTPUTS * rows + 2, OUTPUTS * columns + 2, channels)
     padded[:, 1 : height + 1, 1 : width + 1] = x.permute(0, 2, 3, 1)
+    inputs = padded.unfold(1, TILE, OUTPUTS).unfold(2, TILE, OUTPUTS).permute(4, 5, 0, 1, 2, 3)  # [6, 6, B, ., ., C]
     result = x.new_empty(batch, OUTPUTS * rows, OUTPUTS * columns, kernels.shape[2])
-    tiles = result.view(batch, rows, OUTPUTS, columns, OUTPUTS, -1).permute(2, 4, 0, 1, 3, 5)  # [4, 4, B, rows, ., K]
+    outputs = result.view(batch, rows, OUTPUTS, columns, OUTPUTS, -1).permute(2, 4, 0, 1, 3, 5)  # [4, 4, B, ., ., K]
+    to_points, to_outputs = _INPUTS_TO_POINTS.to(x.dtype), _POINTS_TO_OUTPUTS.to(x.dtype)
     for images, chunk in _chunks(batch, rows, columns):
-        points = _input_points(padded[images], chunk, columns)
-        _write_outputs(torch.bmm(points, kernels), bias, tiles[:, :, images, chunk])
+        points = to_points @ inputs[:, :, images, chunk].reshape(POINTS, -1)
+        products = torch.bmm(points.view(POINTS, -1, channels), kernels)
+        tiles = outputs[:, :, images, chunk]
+        torch.add((to_outputs @ products.view(POINTS, -1)).view(tiles.shape), 0 if bias is None else bias, out=tiles)
     return result[:, :height, :width].permute(0, 3, 1, 2)
 
 
@@ -99,59 +120,3 @@ def _chunks(batch, rows, columns):
     for image in range(0, batch, images):
         for row in range(0, rows, step):
             yield slice(image, min(image + images, batch)), slice(row, min(row + step, rows))
-
-
-def _input_points(padded, chunk, columns):
-    """Transform some rows of tiles: padded inputs [B, ., ., C] -> [36, tiles, C]."""
-    batch, _, width, channels = padded.shape
-    rows, top = chunk.stop - chunk.start, OUTPUTS * chunk.start
-    down = [padded[:, top + i : top + i + OUTPUTS * rows - 3 : OUTPUTS] for i in range(TILE)]
-    half = padded.new_empty(TILE, batch, rows, width, channels)
-    _transform_inputs(down, half)
-    across = [half[:, :, :, i : i + OUTPUTS * columns - 3 : OUTPUTS] for i in range(TILE)]
-    points = padded.new_empty(TILE, TILE, batch, rows, columns, channels)
-    _transform_inputs(across, points.transpose(0, 1))
-    return points.view(POINTS, -1, channels)
-
-
-def _write_outputs(points, bias, tiles):
-    """Transform products [36, tiles, K] back to outputs, written into tiles [4, 4, B, rows, columns, K]."""
-    points = points.view(TILE, TILE, *tiles.shape[2:])
-    half = points.new_empty(OUTPUTS, *points.shape[1:])
-    _transform_products(points, half)
-    outputs = points.new_empty(tiles.shape)
-    _transform_products(half.transpose(0, 1), outputs.transpose(0, 1))
-    if bias is None:
-        tiles.copy_(outputs)
-    else:
-        torch.add(outputs, bias, out=tiles)
-
-
-# The transforms in one direction, over the first dimension. They are written out because most of their factors are 0
-# or shared, and in place because memory bandwidth limits their speed.
-
-
-def _transform_inputs(d, out):
-    """6 inputs to 6 points: d is a sequence of 6 tensors, out is [6, ...]."""
-    spare = torch.empty_like(out[0])
-    torch.add(d[4], d[2], alpha=-5, out=out[0]).add_(d[0], alpha=4)
-    torch.add(d[4], d[2], alpha=-4, out=out[1])
-    torch.add(d[3], d[1], alpha=-4, out=spare)
-    torch.sub(out[1], spare, out=out[2])
-    out[1].add_(spare)
-    torch.sub(d[4], d[2], out=out[3])
-    torch.sub(d[3], d[1], out=spare)
-    torch.add(out[3], spare, alpha=-2, out=out[4])
-    out[3].add_(spare, alpha=2)
-    torch.add(d[5], d[3], alpha=-5, out=out[5]).add_(d[1], alpha=4)
-
-
-def _transform_products(m, out):
-    """6 products to 4 outputs: m is [6, ...], out is [4, ...]."""
-    inner, outer = m[1] + m[2], m[3] + m[4]
-    torch.add(inner, outer, out=out[0]).add_(m[0])
-    torch.add(inner, outer, alpha=4, out=out[2])
-    torch.sub(m[1], m[2], out=inner)
-    torch.sub(m[3], m[4], out=outer)
-    torch.add(inner, outer, alpha=2, out=out[1])
-    torch.add(inner, outer, alpha=8, out=out[3]).add_(m[5])

@@ -180,6 +180,14 @@ def test_faster_layers_on_cpu_and_the_callers_network_stays(monkeypatch, precisi
     assert {tensor.dtype for tensor in net.state_dict().values()} == {torch.float32}
 
 
+@pytest.mark.parametrize("amx", [True, False])
+def test_auto_is_bfloat16_only_on_a_cpu_with_amx(amx, monkeypatch):
+    """AVX512_BF16 alone is slower than float32."""
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert Detector.of_network(*lively_network(), "cpu").dtype == (torch.bfloat16 if amx else torch.float32)
+
+
 def test_bfloat16_on_a_cpu_that_does_not_compute_in_it(checkpoint, monkeypatch):
     """Its convolutions have no fast form there."""
     monkeypatch.setattr("inference.detector.cpu_computes_bfloat16", lambda: False)
