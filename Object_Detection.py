@@ -32,7 +32,7 @@ def get_args_parser():
     add = parser.add_argument_group("input and output").add_argument
     help_text = "video, image, folder of images, glob, number of a camera, address of a file or stream, - for stdin"
     add("input", nargs="*", metavar="INPUT", help=help_text)
-    add("--recursive", action="store_true", help="also search subfolders, and find videos, too")
+    add("--recursive", action="store_true", help="search subfolders, and include videos")
     help_text = "file to write, or folder for several inputs (default: output.mp4, or NAME_detections beside the input)"
     add("--output", help=help_text)
     add("--overwrite", action="store_true", help="overwrite files that this program didn't write")
@@ -50,7 +50,7 @@ def get_args_parser():
     help_text = "minimum score of a detection (default: the checkpoint's own, else 0.6)"
     add("--threshold", type=number(float, 0, below=1), help=help_text)
     add("--classes", nargs="+", metavar="NAME", help="only these classes, as in --classes dog person")
-    add("--device", default="auto", help="auto (CUDA if available), cpu, cuda or mps")
+    add("--device", default="auto", help="auto (CUDA if available), cpu, cuda, cuda:1 or mps")
     add("--precision", default="auto", choices=["auto", "float32", "bfloat16", "float16", "int8"])
     help_text = "auto is openvino for --precision int8, else torch; openvino needs requirements-engines.txt"
     add("--engine", default="auto", choices=["auto", "torch", "openvino"], help=help_text)

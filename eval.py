@@ -29,13 +29,13 @@ def get_args_parser():
     help_text = "checkpoint (default: the 77.43 network if it is in weights/, else the embedded one)"
     add("--trained_model", metavar="FILE", help=help_text)
     help_text = "score the files det_<split>_<class>.txt in this folder, or a COCO results JSON, instead of a network"
-    add("--detections", metavar="DIR", help=help_text)
+    add("--detections", metavar="PATH", help=help_text)
 
     add = parser.add_argument_group("data").add_argument
     add("--dataset", default="VOC", metavar="VOC|COCO|ILSVRC|DIR", help="DIR: a folder in VOC format")
     help_text = "folder of the data (default: ~/data/VOCdevkit, ~/data/coco, ~/data/ILSVRC)"
     add("--voc_root", "--dataset_root", metavar="DIR", help=help_text)
-    help_text = "such as test or 2012_val (default: VOC2007 test, COCO val2017, ILSVRC val2, a folder's val)"
+    help_text = "such as test or 2012_val (default: VOC2007 test, COCO val2017, ILSVRC val2, a folder's val or test)"
     add("--split", help=help_text)
 
     add = parser.add_argument_group("detection").add_argument

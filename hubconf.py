@@ -7,7 +7,10 @@
 A GitHub repository ("owner/name") in place of the path works without source="local".
 """
 
-dependencies = ["torch", "torchvision", "numpy", "cv2", "PIL", "defusedxml", "filelock", "platformdirs", "requests"]
+dependencies = [
+    "torch", "torchvision", "numpy", "cv2", "PIL", "imageio_ffmpeg", "tqdm", "defusedxml", "filelock", "platformdirs",
+    "requests",
+]  # fmt: skip
 
 
 def ssd300(weights=None, phase="test", num_classes=21):

@@ -39,8 +39,9 @@ def get_args_parser():
     add = parser.add_argument_group("data").add_argument
     add("--dataset", default="VOC", help="VOC, COCO, ILSVRC, or a folder in VOC format")
     add("--dataset_root", help="folder of the data (default: ~/data/VOCdevkit, ~/data/coco, ~/data/ILSVRC)")
-    add("--train_split", nargs="+", metavar="SPLIT", help="to train on: 2007_trainval 2012_trainval, or train")
-    add("--val_split", nargs="?", metavar="SPLIT", help="to validate on, such as 2007_test or val")
+    help_text = "to train on (default: 2007_trainval 2012_trainval; train2017; train val1; a folder's train)"
+    add("--train_split", nargs="+", metavar="SPLIT", help=help_text)
+    add("--val_split", metavar="SPLIT", help="to validate on, such as 2007_test or val")
     add("--classes", nargs="+", metavar="NAME", help="class names (default: those of the annotations)")
     add("--balance", action=FLAG, default=False, help="draw images with rare classes more often")
     add("--keep_difficult", action=FLAG, default=False, help="also train on difficult objects")
@@ -284,7 +285,7 @@ def main(args):
         weights = samples.balancing_weights(images) if args.balance else None
         loader = samples.build_loader(
             samples.TrainingSamples(images, augmentation, args.seed, weights),
-            samples.RunBatches(first, max_iter, args.batch_size, ranks),
+            samples.run_batches(first, max_iter, args.batch_size, ranks),
             samples.MatchedBatch(criterion, net.priors.cpu()),
             args.num_workers,
             device,

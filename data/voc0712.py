@@ -228,7 +228,7 @@ def read_split(root, year, split):
     """
     folder = Path(root) / f"VOC{year}" if year else Path(root)
     path = folder / "ImageSets" / "Main" / f"{split}.txt"
-    remedy = "download it with data/scripts/download.py, or choose another one"
+    remedy = "download it with data/scripts/download.py, or choose another one" if year else "choose another one"
     return [(str(folder), name) for name in read_image_list(path, remedy)]
 
 

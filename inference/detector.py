@@ -16,7 +16,7 @@ from inference.winograd import use_winograd
 from layers.functions import Detect
 from utils.errors import InputError
 from utils.images import read_image
-from utils.system import choose_device, choose_precision, cpu_computes_bfloat16, is_out_of_memory
+from utils.system import choose_device, choose_precision, cpu_computes_bfloat16, report_out_of_memory
 from weights.catalogue import resolve
 from weights.checkpoint import load_network
 
@@ -178,15 +178,9 @@ class Detector:
         images = [_to_array(image) for image in images]
         if not images:
             return []
-        try:
+        remedy = f"lower --batch_size (now {len(images)}), close other programs or use a smaller --trained_model"
+        with report_out_of_memory(remedy):
             rows = self._detect(*self.outputs([self._upload(image) for image in images]), self._priors).cpu().numpy()
-        except Exception as error:  # each library raises its own type
-            if not is_out_of_memory(error):
-                raise
-            raise InputError(
-                f"out of memory with batch size {len(images)}; lower --batch_size, close other programs or use a "
-                "smaller network (--trained_model)"
-            ) from error
         return [self._in_pixels(*pair) for pair in zip(rows, images, strict=True)]
 
     def _upload(self, image):
@@ -232,7 +226,7 @@ def _to_array(image):
     if isinstance(image, str | PathLike):
         return read_image(image)
     if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
+        image = np.asarray(image.convert("RGB"))
     if isinstance(image, torch.Tensor):
         if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
             raise ValueError(f"expected a tensor of uint8 RGB [3, H, W], found {image.dtype} {list(image.shape)}")

@@ -63,6 +63,8 @@ def open_inputs(names, recursive=False):
                 inputs += _find(name, recursive, Path(temporary) / str(number))
             except InputError as error:
                 errors.append(error)
+            except OSError as error:  # of pathlib, for a name that is too long or not accessible
+                errors.append(InputError(f"{name}: can't be read ({error.strerror}); choose another one"))
         yield inputs, errors
 
 
@@ -89,7 +91,9 @@ def _find(name, recursive, temporary):
 
 
 def _file(path, name=None):
-    return Input("image" if is_still_image(path) else "video", path, name or str(path))
+    """Return the Input of a file: an image by its suffix or content, else a video. A GIF is read as a video."""
+    still = is_image(path) or (path.is_file() and path.suffix.lower() != ".gif" and _holds_image(path))
+    return Input("image" if still else "video", path, name or str(path))
 
 
 def _from_stdin(temporary):
@@ -153,11 +157,6 @@ def _holds_image(path):
             return True
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False
-
-
-def is_still_image(path):
-    """Return True if a file is read as an image, not as a video. A GIF is read as a video."""
-    return is_image(path) or (path.is_file() and path.suffix.lower() != ".gif" and _holds_image(path))
 
 
 def with_targets(inputs, output=None):

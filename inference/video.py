@@ -184,7 +184,8 @@ class VideoWriter:
         self.notes = []
         self._error = None
         self._last = None
-        check_container(path)
+        if self.path.suffix.lower() not in CONTAINERS:
+            raise InputError(f"{path}: a video is written as {', '.join(CONTAINERS)}; choose such a name")
         width, height = self.size
         self._padding = height % 2, width % 2
         even = width + width % 2, height + height % 2
@@ -241,8 +242,8 @@ class VideoWriter:
     def _encode(self):
         """Move frames from the queue to ffmpeg (in the thread); after an error, discard them."""
         with closing(self._raw):
-            self._raw.send(None)
-            while (frame := self._queue.get()) is not _END:
+            frame = None  # starts ffmpeg
+            while frame is not _END:
                 started = time.perf_counter()
                 try:
                     if not self._error:
@@ -250,6 +251,7 @@ class VideoWriter:
                 except OSError:
                     self._error = InputError(f"{self.path}: can't be written, the encoder stopped; is the disk full?")
                 self.seconds += time.perf_counter() - started
+                frame = self._queue.get()
 
     def _stop(self):
         """Let the encoder finish."""
@@ -301,9 +303,3 @@ class VideoWriter:
 def _queue_length(size):
     """Return the maximum number of queued frames of a size (width, height)."""
     return int(min(max(_QUEUE_BYTES // (size[0] * size[1] * 3), 2), 16))
-
-
-def check_container(path):
-    """Raise InputError unless a video can be written under this name."""
-    if Path(path).suffix.lower() not in CONTAINERS:
-        raise InputError(f"{path}: a video is written as {', '.join(CONTAINERS)}; choose such a name")

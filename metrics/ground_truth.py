@@ -97,7 +97,9 @@ def _open(data, title, split, with_images):
     """Read the EvaluationSet of a data set. An image that is listed twice is scored once."""
     coco = data.annotations if isinstance(data, COCODetection) else None
     annotations = [data.annotation_path(index) for index in range(len(data.ids))]
-    names = data.ids if coco else [Path(path).stem for path in annotations]
+    names = data.ids if coco else [name for _, name in data.ids]
+    if isinstance(data, ILSVRCDetection):  # without train/ or val/
+        names = [name.rpartition("/")[2] for name in names]
     index_of = {}
     for index, name in enumerate(names):
         index_of.setdefault(name, index)

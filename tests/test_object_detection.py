@@ -209,6 +209,17 @@ def test_mistakes_end_in_one_line_and_leave_nothing(tmp_path, run, monkeypatch, 
     assert before == {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
 
 
+def test_a_name_that_is_too_long(run):
+    long = "a" * 300
+    code, out, err = run("in.mp4", f"{long}.mp4")
+    assert code == 1
+    assert f"{long}.mp4: no such file or folder" in err
+    for flags in (["--output", f"{long}.mp4"], ["--json", long], ["--crops", long]):
+        code, out, err = run("in.mp4", "--overwrite", *flags)
+        assert (code, err.count("\n")) == (2, 1)
+        assert f"{long[:200]}" in err
+
+
 def test_a_mistake_is_named_at_once():
     """In a process of its own, which does not import PyTorch."""
     command = [sys.executable, "-X", "importtime", SCRIPT, "no.mp4"]

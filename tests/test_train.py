@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 import shutil
 from copy import deepcopy
 from types import SimpleNamespace
@@ -256,7 +257,7 @@ class TestFaults:
     @pytest.mark.parametrize("flag", [
         "--max_iter 0", "--lr 1e300", "--lr inf", "--lr 0", "--ema 1.5", "--width nan", "--max_expand inf",
         "--seed -1", "--momentum 5", "--channel_shuffle 7", "--gamma nan", "--batch_size x", "--min_crop 0",
-        "--low_resolution 96", "--unknown 3",
+        f"--max_iter 1{400 * '0'}", "--val_split", "--low_resolution 96", "--unknown 3",
     ])  # fmt: skip
     def test_flags_that_make_no_sense(self, flag, capsys):
         with pytest.raises(SystemExit) as caught:
@@ -265,6 +266,10 @@ class TestFaults:
         said = capsys.readouterr().err
         assert said.count("\n") == 1
         assert flag.split()[0] in said
+
+
+def test_help_shows_a_default_of_0():
+    assert re.search(r"--seed SEED .*\(default: 0\)", " ".join(get_args_parser().format_help().split()))
 
 
 def test_the_lineages_flags_and_defaults():

@@ -99,9 +99,9 @@ def _class_table(labels_of_images, class_names):
     objects = np.zeros(len(class_names), dtype=int)
     images = np.zeros(len(class_names), dtype=int)
     for labels in labels_of_images:
-        objects += np.bincount(labels, minlength=len(class_names)).astype(int) if labels else 0
+        objects += np.bincount(labels, minlength=len(class_names)) if labels else 0
         images[list(set(labels))] += 1
-    rows = [[name, f"{count:,}", f"{holders:,}"] for name, count, holders in zip(class_names, objects, images)]  # noqa: B905
+    rows = [[name, f"{objects[i]:,}", f"{images[i]:,}"] for i, name in enumerate(class_names)]
     rows.append(["all", f"{objects.sum():,}", f"{sum(map(bool, labels_of_images)):,}"])
     return tabulate(rows, ["class", "objects", "images"], disable_numparse=True, colalign=("left", "right", "right"))
 

@@ -103,7 +103,8 @@ class Trainer:
         """Load a state. Raises one of `state.DAMAGED` if the state is damaged or belongs to another network."""
         self.net.load_state_dict(state["model"])
         load_moments(self.optimizer, state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty if the run was not in float16 before
+            self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             stored = state["average"] or state["model"]
             names = {key.removeprefix("module."): value for key, value in stored.items()}

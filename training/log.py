@@ -37,7 +37,7 @@ class Log:
         self.image_path, self.is_main = image_path, is_main
         self.pending = []  # (iteration, values on the device, image indices)
         self.sums, self.count = (list(state["sums"]), state["count"]) if state else ([0.0, 0.0, 0.0], 0)
-        self.since = time.perf_counter()
+        self.since, self.timed = time.perf_counter(), 0  # start of the timing, and iterations since then
         self.bar = tqdm(
             total=last, initial=first, unit="it", mininterval=5, dynamic_ncols=True, disable=None if is_main else True
         )
@@ -65,6 +65,7 @@ class Log:
         """Add an iteration: float32 [3] on the device (loss_l, loss_c, matched priors), and image indices [B]."""
         self.pending.append((iteration, values, indices))
         self.bar.update()
+        self.timed += 1
         if (iteration + 1) % self.print_every == 0:
             self._print(iteration + 1, rate)
 
@@ -84,7 +85,8 @@ class Log:
     def _print(self, iteration, rate):
         self.settle()
         now = time.perf_counter()
-        seconds, self.since = (now - self.since) / self.print_every, now
+        seconds = (now - self.since) / self.timed
+        self.since, self.timed = now, 0
         loss_l, loss_c, positives = (total / self.count for total in self.sums)
         positives /= self.batch_size
         self.sums, self.count = [0.0, 0.0, 0.0], 0
@@ -105,7 +107,7 @@ class Log:
         with self._writing():
             self.board.add_image("val/predictions", grid, iteration, dataformats="HWC")
         self.bar.write(f"iteration {iteration}: val mAP {result.mean_ap_11:.4f}")
-        self.since = time.perf_counter()
+        self.since, self.timed = time.perf_counter(), 0
 
     def _row(self, iteration, **values):
         if self.is_main:
@@ -132,32 +134,29 @@ class Log:
 
 def read_rows(path):
     """Return the complete rows of a log.csv as dictionaries of numbers (None for an empty cell)."""
-    rows = []
+    return [
+        {name: float(cell) if cell else None for name, cell in zip(COLUMNS, cells, strict=True)}
+        for cells in _complete_rows(path)
+    ]
+
+
+def _complete_rows(path):
+    """Yield the cells of each complete row of a log.csv; a crash may have cut one off."""
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
         for line in file:
-            if _is_row(cells := line.rstrip("\r\n").split(",")):
-                rows.append({name: float(cell) if cell else None for name, cell in zip(COLUMNS, cells, strict=True)})
-    return rows
-
-
-def _is_row(cells):
-    """Return whether a row is complete: a crash may have cut it off."""
-    return len(cells) == len(COLUMNS) and all(NUMBER.fullmatch(cell) for cell in cells) and cells[0].isdecimal()
+            cells = line.rstrip("\r\n").split(",")
+            if len(cells) == len(COLUMNS) and all(NUMBER.fullmatch(cell) for cell in cells) and cells[0].isdecimal():
+                yield cells
 
 
 def _keep_rows(path, first, drop_score):
     """Remove the rows after iteration `first`, and the score at `first` if the validation has to be repeated."""
-    lines = []
-    if first and path.exists():
-        with path.open(newline="", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                cells = line.rstrip("\r\n").split(",")
-                if not _is_row(cells) or int(cells[0]) > first:
-                    continue
-                if not (drop_score and int(cells[0]) == first and not cells[1]):  # a score's row has no learning rate
-                    lines.append(cells)
+    rows = list(_complete_rows(path)) if first and path.exists() else []
+    rows = [cells for cells in rows if int(cells[0]) <= first]
+    if drop_score:  # the row of a score has no learning rate
+        rows = [cells for cells in rows if int(cells[0]) < first or cells[1]]
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([COLUMNS, *lines])
+        csv.writer(file).writerows([COLUMNS, *rows])
 
 
 def draw_curves(folder):

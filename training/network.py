@@ -37,8 +37,8 @@ class Start:
 
     def check(self, size, width):
         """Raise InputError unless size and width are those of the file."""
-        # The width of a plain state dict is computed from rounded channel counts.
-        if size != self.config.min_dim or not math.isclose(width, self.width, rel_tol=0.03):
+        # The width of a plain state dict is computed from a rounded number of channels, at most 1,024.
+        if size != self.config.min_dim or not math.isclose(width, self.width, rel_tol=0, abs_tol=1e-3):
             raise InputError(
                 f"{self.path}: an SSD{self.config.min_dim} of width {self.width:g} (found --size {size}, --width "
                 f"{width:g}); leave out --size and --width"
@@ -99,10 +99,12 @@ def load_fitting(net, start, class_names, say):
         theirs = [0, *(1 + start.class_names.index(name) for name in known)]  # and the background
         ours = [0, *(1 + class_names.index(name) for name in known)]
         for key in own.keys() & start.state_dict.keys():
-            if key.startswith("conf."):
-                value = start.state_dict[key].unflatten(0, (-1, 1 + len(start.class_names)))  # [boxes, classes, ...]
+            boxes = len(own[key]) // (1 + len(class_names))
+            value = start.state_dict[key]
+            if key.startswith("conf.") and value.shape == (boxes * (1 + len(start.class_names)), *own[key].shape[1:]):
                 fitting[key] = own[key].clone()
-                fitting[key].unflatten(0, (-1, 1 + len(class_names)))[:, ours] = value[:, theirs].float()
+                value = value.unflatten(0, (boxes, -1))  # [boxes, classes, ...]
+                fitting[key].unflatten(0, (boxes, -1))[:, ours] = value[:, theirs].float()
         say(f"classes known to {start.path}: {', '.join(known) or 'none'}")
     if not any(key.startswith("vgg.") for key in fitting):
         raise InputError(f"{start.path}: does not fit an SSD{net.size} of width {net.width}; leave out --width, --size")

@@ -18,7 +18,7 @@ from utils.errors import InputError
 from weights.checkpoint import read_file, save_file
 
 from .optimizer import learning_rate, load_moments, set_learning_rate
-from .samples import Shuffle, set_up_worker
+from .samples import Shuffle, batches_on, set_up_worker
 from .state import DAMAGED, as_count
 
 BATCH_SIZE = 64
@@ -134,11 +134,13 @@ def pretrain_base(net, images, ranks, state_file, *, passes, crop_size, lr, seed
         )
         title = f"crops, pass {number + 1}/{passes}"
         correct = torch.zeros((), device=device)
-        for step, batch in enumerate(tqdm(loader, title, mininterval=5, disable=None if ranks.is_main else True)):
+        batches = batches_on(device, loader)
+        bar = tqdm(batches, title, steps, mininterval=5, disable=None if ranks.is_main else True)
+        for step, ((crop,), labels) in enumerate(bar):
             iteration = number * steps + step
             rate = learning_rate(iteration, base_lr=lr, max_iter=passes * steps, schedule="cosine", warmup=steps // 2)
             set_learning_rate(optimizer, rate)
-            crop, label = (tensor.to(device) for tensor in batch)
+            label = labels.to(device)
             scores = model(to_input(crop))
             F.cross_entropy(scores, label, label_smoothing=0.1).backward()
             optimizer.step()

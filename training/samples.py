@@ -39,6 +39,8 @@ def open_images(dataset, root=None, splits=None, classes=None, keep_difficult=Fa
     Raises:
         InputError: data set, split or annotations are missing, or a class is listed twice.
     """
+    root = Path(root).expanduser() if root else None
+    dataset = str(Path(dataset).expanduser())
     if dataset in ("COCO", "ILSVRC") and classes:
         raise InputError(f"--classes: {dataset} has its own")
     if dataset == "COCO":
@@ -47,16 +49,16 @@ def open_images(dataset, root=None, splits=None, classes=None, keep_difficult=Fa
         images = COCODetection(root or COCO_ROOT, splits[0] if splits else "train2017")
         return images, tuple(images.class_names)
     if dataset == "ILSVRC":
-        images = ILSVRCDetection(root or ILSVRC_ROOT, splits or ("train", "val1"))
+        images = ILSVRCDetection(root or ILSVRC_ROOT, tuple(splits or ("train", "val1")))
         return images, images.class_names
     if dataset == "VOC":
-        root, splits = root or VOC_ROOT, splits or ("2007_trainval", "2012_trainval")
-        classes = classes or VOC_CLASSES
+        root, classes = root or VOC_ROOT, classes or VOC_CLASSES
+        image_sets = [_year_and_split(name) for name in splits or ("2007_trainval", "2012_trainval")]
     elif Path(dataset).is_dir():
-        root, splits = dataset, splits or ("train",)
+        root, image_sets = dataset, [("", name) for name in splits or ("train",)]
     else:
         raise InputError(f"--dataset {dataset}: not VOC, COCO, ILSVRC or a folder")
-    images = VOCDetection(root, [_year_and_split(name) for name in splits], dataset_name=str(dataset))
+    images = VOCDetection(root, image_sets, dataset_name=dataset)
     classes = tuple(classes or _annotated_classes(images))
     if not classes:
         raise InputError(f"{dataset}: no readable annotation contains an object; check its Annotations folder")
@@ -184,21 +186,12 @@ class MatchedBatch:
         return torch.stack(images), loc_t, conf_t, torch.tensor(indices)
 
 
-class RunBatches(torch.utils.data.Sampler):
-    """The positions of this rank's share of each batch, from iteration `first` to `last` (excluded)."""
-
-    def __init__(self, first, last, batch_size, ranks):
-        self.first, self.last, self.batch_size = first, last, batch_size
-        self.share = batch_size // ranks.world
-        self.offset = ranks.rank * self.share
-
-    def __len__(self):
-        return max(0, self.last - self.first)
-
-    def __iter__(self):
-        for iteration in range(self.first, self.last):
-            start = iteration * self.batch_size + self.offset
-            yield list(range(start, start + self.share))
+def run_batches(first, last, batch_size, ranks):
+    """Yield the positions of this rank's share of each batch, from iteration `first` to `last` (excluded)."""
+    share = batch_size // ranks.world
+    for iteration in range(first, last):
+        start = iteration * batch_size + ranks.rank * share
+        yield list(range(start, start + share))
 
 
 def build_loader(samples, batches, collate, num_workers, device):

@@ -22,7 +22,8 @@ from utils.files import file_hash
 CONNECT_SECONDS, SILENCE_SECONDS = 4.0, 30.0  # timeouts of a connection and of a read
 TRIES, BACKOFF = 5, 1.0  # number of tries, and seconds between them (if the server is busy, doubled each time)
 BUSY = (408, 425, 429, 500, 502, 503, 504)  # HTTP status codes to try again after
-MAX_RATIO, HARMLESS = 100, 100 * 2**20  # limits of the unpacked size: times the archive's (COCO: 10), or bytes if more
+# An archive may unpack to MAX_RATIO times its size (COCO's unpacks to 10 times), and always to HARMLESS bytes.
+MAX_RATIO, HARMLESS = 100, 100 * 2**20
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """InputError, the exception for a user's mistakes, how scripts report it, and printed text."""
 
+import errno
 import os
 import re
 import signal
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 
 # Control characters and bidirectional overrides can change a terminal; lone surrogates can't be encoded.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNUSABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class InputError(Exception):
@@ -40,6 +42,11 @@ def exit_on_input_error():
         yield
     except InputError as error:
         print_error(error)
+        sys.exit(2)
+    except OSError as error:  # pathlib's, for a path that is too long or not accessible
+        if not error.filename or error.errno not in _UNUSABLE:
+            raise
+        print_error(f"{error.filename}: {error.strerror}; choose another path")
         sys.exit(2)
     except KeyboardInterrupt as error:
         number = signal.SIGTERM if isinstance(error, Interrupted) else signal.SIGINT

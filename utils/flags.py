@@ -11,7 +11,7 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionH
     """Shows the description as it is written, and defaults other than None and False."""
 
     def _get_help_string(self, action):
-        if action.default in (None, False) or "default" in action.help:
+        if action.default is None or action.default is False or "default" in action.help:
             return action.help
         return super()._get_help_string(action)
 
@@ -46,9 +46,10 @@ def number(kind, minimum=-math.inf, maximum=math.inf, *, above=-math.inf, below=
     def parse(text):
         try:
             value = kind(text)
-        except ValueError:
+            finite = math.isfinite(value)  # an int can be too large for it
+        except (ValueError, OverflowError):
             raise argparse.ArgumentTypeError(f"found {text!r}, expected {noun}") from None
-        if not (math.isfinite(value) and minimum <= value <= maximum and above < value < below):
+        if not (finite and minimum <= value <= maximum and above < value < below):
             raise argparse.ArgumentTypeError(f"found {text}, expected {noun} {wanted}")
         return value
 

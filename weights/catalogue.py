@@ -93,7 +93,7 @@ def missing(path):
         return f"{path}: no such file, but it belongs to this project; restore it with git, or name another file"
     if entry := CATALOGUE.get(path.name):
         source = f"{entry.address} ({entry.checksum})" if entry.checksum else entry.address
-        return f"{path}: no such file; get it from {source}, or download it with --trained_model {entry.name}"
+        return f"{path}: no such file; get it from {source}, or download it: python -m weights.download {entry.name}"
     similar = difflib.get_close_matches(path.name, CATALOGUE, n=1, cutoff=0.7)
     remedy = f"did you mean {similar[0]}?" if similar else f"these names are downloaded: {', '.join(CATALOGUE)}"
     return f"{path}: no such file; {remedy}"

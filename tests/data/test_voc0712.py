@@ -178,7 +178,9 @@ class TestDetection:
 
     def test_a_missing_empty_or_damaged_split(self, tmp_path):
         path = tmp_path / "ImageSets" / "Main" / "train.txt"
-        assert message(lambda: open_train(tmp_path)).startswith(f"{path}: no such split; download it with data/scripts")
+        assert message(lambda: open_train(tmp_path)).startswith(
+            f"{path}: no such split; choose another one (found: none)"
+        )
         write_split(tmp_path, "train", [])
         for content in (b"", b"\n \n", b"\xff\xd8\xff\xe0", b"a\nb\x07\n"):
             path.write_bytes(content)

@@ -238,7 +238,7 @@ def test_out_of_memory_names_the_batch_size_and_other_errors_stay(checkpoint, mo
     if str(error) == "shapes differ":
         assert caught.value is error
     else:
-        assert re.fullmatch("out of memory with batch size 3; lower --batch_size.*", str(caught.value))
+        assert re.fullmatch(r"out of memory; lower --batch_size \(now 3\).*", str(caught.value))
 
 
 def test_description_and_attributes(checkpoint, monkeypatch):

@@ -4,6 +4,7 @@ import os
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -288,6 +289,14 @@ class TestWriter:
                 writer.write(frame)
         assert names(tmp_path) == ["out.mp4"]
         assert (tmp_path / "out.mp4").read_text() == "old"
+
+    def test_ends_if_ffmpeg_cannot_be_started(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("subprocess.Popen", Mock(side_effect=OSError("too many processes")))
+        said = pytest.raises(InputError, match="can't be written")
+        with said, VideoWriter(tmp_path / "out.mp4", (64, 48), 25) as writer:
+            for _ in range(50):
+                writer.write(np.zeros((48, 64, 3), np.uint8))
+        assert names(tmp_path) == []
 
     def test_repeats_a_frame_for_as_long_as_it_was_shown(self, tmp_path):
         with VideoWriter(tmp_path / "out.mp4", (64, 48), 10) as writer:

@@ -1,5 +1,7 @@
 """Reading what to score against: every kind of fault is counted and named, or refused with its file."""
 
+import shutil
+
 import pytest
 from synthetic import make_coco, make_ilsvrc, make_voc, write_annotation, write_split
 
@@ -38,6 +40,15 @@ def test_year_and_split_are_taken_from_the_name(folder):
     ):  # fmt: skip
         images = open_evaluation_set("VOC", folder.parent, given)
         assert (images.title, images.split, images.ids) == (title, split, ids)
+
+
+def test_images_of_one_name_in_two_subfolders_are_two(folder):
+    write_split(folder, "val", ["one/a", "two/a"])
+    for name in ("one/a", "two/a"):
+        write_annotation(folder, name, [CAT])
+        (folder / "JPEGImages" / name).parent.mkdir()
+        shutil.copy(folder / "JPEGImages" / "a.jpg", folder / "JPEGImages" / f"{name}.jpg")
+    assert open_evaluation_set(folder).ids == ("one/a", "two/a")
 
 
 def test_missing_data_names_the_file_and_the_download_script(folder, tmp_path):

@@ -68,6 +68,13 @@ def test_a_scaled_loss_takes_the_same_step(net):
     torch.testing.assert_close(other.state_dict(), net.state_dict(), rtol=1e-4, atol=1e-5)
 
 
+def test_a_state_in_float32_is_resumed_in_float16(net):
+    state, resumed = make_trainer(net).state_dict(), make_trainer(deepcopy(net))
+    resumed.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    resumed.load_state_dict(state)
+    assert resumed.scaler.get_scale() == 8.0
+
+
 def test_the_average_is_its_formula():
     """average = d * average + (1 - d) * network with d = min(decay, (1 + i) / (10 + i)); of statistics, too."""
     net = build_ssd("train", width=0.05, batch_norm=True)

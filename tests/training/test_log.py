@@ -33,6 +33,19 @@ def test_a_row_covers_its_iterations_across_an_interruption(tmp_path):
     ]
 
 
+def test_seconds_are_those_of_an_iteration(tmp_path, monkeypatch):
+    """After a validation, too: the time of the row's iterations before it is not counted."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("time.perf_counter", lambda: clock.now)
+    with make_log(tmp_path, print_every=3) as log:
+        for iteration in range(6):
+            clock.now += 2
+            log.step(iteration, 1e-3, VALUES, [0])
+            if iteration == 3:
+                log.scores(4, *SCORES)
+    assert [row["seconds"] for row in read_rows(tmp_path / "log.csv")] == [2, None, 2]
+
+
 @pytest.mark.parametrize(("unscored", "kept"), [(False, ["1", "2", "2"]), (True, ["1", "2"])])
 def test_rows_that_the_interruption_undid_are_removed(tmp_path, unscored, kept):
     with make_log(tmp_path) as log:

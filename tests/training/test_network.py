@@ -115,6 +115,8 @@ class TestFinetune:
         assert not start.batch_norm
         if kind != "state of the first version":
             start.check(300, WIDTH)
+            with pytest.raises(InputError, match="leave out --size and --width"):
+                start.check(300, WIDTH + 0.01)
 
     @pytest.mark.parametrize("kind", ["plain", "state of the first version"])
     def test_heads_of_unknown_classes_are_loaded_if_they_fit(self, kind, tmp_path, capsys):
@@ -139,6 +141,13 @@ class TestFinetune:
             found, old, new = (tensor.unflatten(0, (-1, 4)) for tensor in (value, trained[key], fresh[key]))
             assert torch.equal(found[:, :2], old[:, [0, 3]])
             assert torch.equal(found[:, 2:], new[:, 2:])
+
+    def test_class_heads_of_another_width_stay(self, tmp_path):
+        net, fresh = make_net(seed=4), make_net(seed=4).state_dict()
+        start = read_start(source("checkpoint", tmp_path, make_net(seed=3)))
+        start.state_dict["conf.0.weight"] = start.state_dict["conf.0.weight"][:, 1:]
+        load_fitting(net, start, ("c", "x", "y"), print)
+        assert torch.equal(net.conf[0].weight, fresh["conf.0.weight"])
 
     def test_a_checkpoint_brings_its_priors_and_batch_norm(self, tmp_path):
         net = make_net(batch_norm=True, config=coco)

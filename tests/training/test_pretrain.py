@@ -47,9 +47,9 @@ def small_net(classes=3, width=0.05):
     return build_ssd("train", 300, classes + 1, width=width, batch_norm=True)
 
 
-def train(net, images, path, passes=2, ranks=None):
+def train(net, images, path, passes=2, ranks=None, workers=0):
     ranks = ranks or Ranks()
-    pretrain_base(net, images, ranks, path, passes=passes, crop_size=SIZE, lr=3e-3, seed=0, num_workers=0)
+    pretrain_base(net, images, ranks, path, passes=passes, crop_size=SIZE, lr=3e-3, seed=0, num_workers=workers)
 
 
 class TestObjectCrops:
@@ -149,6 +149,14 @@ class TestPretraining:
         with pytest.raises(InputError, match="--crop_passes: no training object"):
             train(small_net(), Images(boxes), tmp_path / "crops.pth")
         assert not (tmp_path / "crops.pth").exists()
+
+    def test_an_unreadable_image_is_named_in_one_line(self, tmp_path, monkeypatch):
+        def fail(*_):
+            raise InputError("a.jpg: damaged")
+
+        monkeypatch.setattr(Images, "pull_image", fail)
+        with pytest.raises(InputError, match="^a.jpg: damaged; then continue"):
+            train(small_net(), images_of(8), tmp_path / "crops.pth", workers=1)
 
     @pytest.mark.parametrize(("change", "other"), [
         ({"passes": "x"}, {}), ({"passes": None}, {}), ({"optimizer": {}}, {}), ({"model": {}}, {}),

@@ -16,6 +16,14 @@ OBJECTS = {f"p{i}": [("dog", (5 + i, 5, 60 + i, 70), 0), ("cat", (40, 30, 95, 75
 AUGMENTATION = SSDAugmentation(64, subtract_mean=False)
 
 
+def test_a_folder_s_split_may_begin_with_a_year(tmp_path, monkeypatch):
+    """As in evaluation. And "~" is the home folder."""
+    make_voc(tmp_path / "boxes", OBJECTS, split="2024_train")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    images, classes = samples.open_images("~/boxes", splits=["2024_train"])
+    assert (len(images), classes) == (7, ("cat", "dog"))
+
+
 @pytest.fixture
 def images(tmp_path):
     return VOCDetection(make_voc(tmp_path, OBJECTS, split="train"), [("", "train")])
@@ -53,8 +61,8 @@ def test_rare_classes_weigh_more(tmp_path):
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_the_shares_of_the_ranks_partition_the_batch(world):
-    shares = zip(*(samples.RunBatches(3, 6, 8, Ranks(rank, rank, world)) for rank in range(world)), strict=True)
-    assert [sum(batch, []) for batch in shares] == list(samples.RunBatches(3, 6, 8, Ranks()))
+    shares = zip(*(samples.run_batches(3, 6, 8, Ranks(rank, rank, world)) for rank in range(world)), strict=True)
+    assert [sum(batch, []) for batch in shares] == list(samples.run_batches(3, 6, 8, Ranks()))
 
 
 @pytest.mark.parametrize("weights", [None, np.arange(1, 8)])

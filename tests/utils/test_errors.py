@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,15 @@ def test_an_input_error_is_one_line_and_exit_code_2(capsys):
     assert capsys.readouterr().err == "error: a.xml: invalid\\x1b[2J; repair it\n"
     with pytest.raises(ZeroDivisionError), exit_on_input_error():  # a bug keeps its traceback
         raise ZeroDivisionError
+
+
+def test_a_path_that_is_too_long_is_one_line_and_exit_code_2(capsys):
+    with pytest.raises(SystemExit) as ended, exit_on_input_error():
+        Path("a" * 300).read_bytes()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"error: {'a' * 300}: File name too long; choose another path\n"
+    with pytest.raises(FileNotFoundError), exit_on_input_error():  # a bug keeps its traceback
+        Path("missing").read_bytes()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows ends the process instead of sending SIGTERM")

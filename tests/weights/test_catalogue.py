@@ -88,7 +88,9 @@ def test_a_path_is_never_replaced_by_something_else(folder, monkeypatch, tmp_pat
     assert weights.resolve(NAME) == Path(NAME)
     with serve(CONTENT) as server:
         publish(monkeypatch, server)
-        with pytest.raises(InputError, match=f"no such file; get it from {server.address} .*or download it with"):
+        with pytest.raises(
+            InputError, match=f"no such file; get it from {server.address} .*or download it: python -m weights.download"
+        ):
             weights.resolve(tmp_path / NAME)
         with pytest.raises(InputError, match=f"no such file; get it from {server.address} .*sha256 [0-9a-f]{{64}}"):
             read_file(tmp_path / NAME)
