@@ -15,7 +15,7 @@ Ctrl-C ends a run early; the video made so far is closed and plays. The exit cod
 
 import os
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
@@ -107,6 +107,9 @@ def check_outputs(args, inputs):
 
     targets = [] if args.no_video else [("--output", one.target) for one in inputs]
     files = (("--json", args.json), ("--csv", args.csv), ("--coco", args.coco))
+    for flag, file in files[1:]:
+        if file == "-":
+            raise InputError(f"{flag} -: only --json writes to stdout; name a file")
     targets += [(flag, Path(file)) for flag, file in files if file and file != "-"]
     if args.coco and any(one.kind != "image" for one in inputs):
         raise InputError("--coco: COCO results support only images; use --json or --csv for videos")
@@ -141,22 +144,21 @@ def detect(args, inputs, errors):
     """
     from inference import Detector
     from inference.drawing import draw_detections
-    from inference.inputs import Written, make_folders
+    from inference.inputs import make_folders
     from inference.output import Crops, Display, Results
     from inference.pipeline import Pipeline
     from training.distributed import join
     from utils.system import StopSignals, device_name, keep_freed_memory
     from weights.catalogue import resolve
-    from weights.checkpoint import read_checkpoint
 
+    files = [Path(file) for file in (args.json, args.csv, args.coco) if file and file != "-"]
     weights = resolve(args.trained_model)
-    labels = find_labels(args.classes, read_checkpoint(weights)[1].class_names) if args.classes else None
+    labels = find_labels(args.classes, weights, args.coco) if args.classes or args.coco else None
     display = Display() if args.show else None
     keep_freed_memory()
     with ExitStack() as opened:
         device = device_name(args.device, engine=args.engine, precision=args.precision)
         ranks, device = opened.enter_context(join(device))
-        stop = opened.enter_context(StopSignals())
         out = sys.stderr if args.json == "-" else sys.stdout  # stdout is only for JSON
         tell = partial(say, file=out) if ranks.is_main and not args.quiet else lambda text: None
         detector = Detector(
@@ -167,9 +169,11 @@ def detect(args, inputs, errors):
             engine=args.engine,
             calibration=args.calibration,
         )
+        stop = opened.enter_context(StopSignals())  # until here, a signal ends the run without any result
         tell(f"network: {detector.description}; {detector.info.quality}; threshold {detector.threshold:g}")
         if weights.name != Path(PUBLISHED).name and not args.trained_model:
             tell(f"hint: --trained_model {PUBLISHED} is more accurate")
+        opened.enter_context(remember([*(one.target for one in inputs), *files]))
         results = opened.enter_context(Results(inputs, args.json, args.csv, args.coco, ranks))
         if args.output and (len(inputs) > 1 or inputs[0].folder):
             make_folders(inputs)
@@ -198,9 +202,7 @@ def detect(args, inputs, errors):
         for error in errors:
             print_error(error)
 
-    files = [Path(file) for file in (args.json, args.csv, args.coco) if file and file != "-"]
     targets = [] if args.no_video else [one.target for group, _ in reports for one in group]
-    Written().add(path for path in (*targets, *files) if path.is_file())
     for line in lines:
         tell(line)
     places = targets if len(targets) == 1 else [args.output or "beside the inputs"] * bool(targets)
@@ -211,6 +213,21 @@ def detect(args, inputs, errors):
         sys.exit(128 + stop.number)
     if failed and ranks.is_main:
         sys.exit(1)
+
+
+@contextmanager
+def remember(paths):
+    """A context that lists the files written in it, even if the run fails: the next run may overwrite them."""
+    from inference.inputs import Written
+
+    def modified(path):
+        return path.stat().st_mtime_ns if path.is_file() else None
+
+    before = {path: modified(path) for path in paths}
+    try:
+        yield
+    finally:
+        Written().add(path for path, time in before.items() if modified(path) not in (None, time))
 
 
 def report(reports, ranks):
@@ -278,18 +295,31 @@ def detect_group(pipeline, group, write):
         return summary, [*writer.notes, *reader.notes]
 
 
-def find_labels(names, class_names):
-    """Return the labels (indices into `class_names`) of classes; case is ignored.
+def find_labels(names, weights, coco):
+    """Return the labels (indices of the network's classes) of class names, or None for all; case is ignored.
+
+    Args:
+        names: from --classes, or None.
+        weights: path of the checkpoint.
+        coco: whether COCO results are written.
 
     Raises:
-        InputError: a class is unknown.
+        InputError: the network or COCO lacks a class.
     """
+    from data.coco import coco_category_id
+    from weights.checkpoint import read_checkpoint
+
+    class_names = read_checkpoint(weights)[1].class_names
     known = {name.lower(): label for label, name in enumerate(class_names)}
-    for name in names:
+    for name in names or ():
         if name.lower() not in known:
             hint = " (INPUT goes before --classes)" if Path(name).exists() else ""
             raise InputError(f"--classes {name}: unknown{hint}; the network knows {', '.join(class_names)}")
-    return [known[name.lower()] for name in names]
+    labels = [known[name.lower()] for name in names] if names else None
+    for name in class_names if labels is None else [class_names[label] for label in labels]:
+        if coco and coco_category_id(name) is None:
+            raise InputError(f"--coco: COCO has no class {name}; name the others with --classes")
+    return labels
 
 
 if __name__ == "__main__":

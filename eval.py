@@ -17,7 +17,7 @@ Prints a table, and writes detection files, pr_curves.png, mistakes.html and res
 
 import sys
 
-from utils.errors import count, exit_on_input_error, printable
+from utils.errors import count, exit_on_input_error, say
 from utils.flags import Parser, boolean, number
 
 
@@ -111,7 +111,7 @@ def main(args):
             )
         if not ranks.is_main:
             return None
-        print(f"{rate:.1f} images/s in batches of {args.batch_size}, including reading\n")
+        say(f"{rate:.1f} images/s in batches of {args.batch_size}, including reading\n")
         source = {
             "checkpoint": str(path),
             "sha256": file_hash(path),
@@ -131,7 +131,7 @@ def main(args):
     evaluation = evaluate(images, scored, args.rule, args.coco_metrics)
     for note in evaluation.notes:
         print(f"note: {note}", file=sys.stderr)
-    print(f"{table(evaluation)}\n\n" + "\n".join(summary(evaluation)))
+    say(f"{table(evaluation)}\n\n" + "\n".join(summary(evaluation)))
     if args.cleanup:
         for path in detection_files:
             path.unlink()
@@ -144,7 +144,7 @@ def main(args):
     content = write_report(folder, evaluation, details)
     names = [name for name in ("pr_curves.png", "mistakes.html", "results.json") if (folder / name).is_file()]
     written = [count(len(detection_files), "detection file")] if detection_files else []
-    print(printable(f"report in {folder}: {', '.join(written + names)}"))
+    say(f"report in {folder}: {', '.join(written + names)}")
     return content
 
 

@@ -130,7 +130,7 @@ def main(args):
     from training.pretrain import pretrain_base
     from utils.augmentations import SSDAugmentation
     from utils.system import StopSignals, choose_precision, device_name, keep_freed_memory, report_out_of_memory
-    from weights.checkpoint import CheckpointInfo
+    from weights.checkpoint import CheckpointInfo, is_run_state
 
     keep_freed_memory()
     torch.set_flush_denormal(True)  # denormal weights and moments make a CPU many times slower
@@ -163,7 +163,7 @@ def main(args):
         start = None
         if path is not None:
             start = network.read_start(path, resumed)
-            if not network.is_run_state(resumed):
+            if not is_run_state(resumed):
                 say(f"{path}: contains only weights, not the state of a run; starting from them")
                 resumed = None
         elif args.finetune:
@@ -212,7 +212,8 @@ def main(args):
         # The schedule: the paper's, scaled to the length of the run
         max_iter = args.max_iter or config.max_iter
         period = max(1, min(SAVE_PERIOD, max_iter * SAVE_PERIOD // ITERATIONS))
-        save_every, eval_every = args.save_every or period, args.eval_every or period
+        save_every = args.save_every or period
+        eval_every = args.eval_every or save_every
         warmup = min(WARMUP, max_iter * WARMUP // ITERATIONS) if args.warmup is None else args.warmup
         lr_steps = args.lr_steps or [round(step * max_iter / config.max_iter) for step in config.lr_steps]
 
@@ -283,6 +284,7 @@ def main(args):
                 frame_aspect=args.frame_aspect,
             )
         weights = samples.balancing_weights(images) if args.balance else None
+        samples.check_shared_memory(args.num_workers, args.batch_size // ranks.world, net)
         loader = samples.build_loader(
             samples.TrainingSamples(images, augmentation, args.seed, weights),
             samples.run_batches(first, max_iter, args.batch_size, ranks),

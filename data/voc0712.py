@@ -114,11 +114,12 @@ class VOCAnnotationTransform:
             InputError: the annotation is invalid, or a class is not in the list.
         """
         annotation = target if isinstance(target, Annotation) else _parse_annotation(target)
-        if unknown := sorted(set(annotation.names) - set(self.class_to_ind)):
-            names = ", ".join(map(repr, unknown))
-            raise InputError(f"class {names} is not in the class list; add it or remove its objects")
+        label_of = self.class_to_ind  # in lower case, too, as in ssd.pytorch
+        labels = [label_of.get(name, label_of.get(name.lower())) for name in annotation.names]
+        if None in labels:
+            names = sorted({repr(name) for name, label in zip(annotation.names, labels, strict=True) if label is None})
+            raise InputError(f"class {', '.join(names)} is not in the class list; add it or remove its objects")
         corners = ((annotation.boxes - 1) / np.array([width, height, width, height])).tolist()
-        labels = [self.class_to_ind[name] for name in annotation.names]
         kept = ~annotation.difficult | self.keep_difficult
         return [[*box, label] for box, label, keep in zip(corners, labels, kept, strict=True) if keep]
 
@@ -228,7 +229,9 @@ def read_split(root, year, split):
     """
     folder = Path(root) / f"VOC{year}" if year else Path(root)
     path = folder / "ImageSets" / "Main" / f"{split}.txt"
-    remedy = "download it with data/scripts/download.py, or choose another one" if year else "choose another one"
+    remedy = "choose another one"
+    if size := {"2007": "0.9 GB", "2012": "2.0 GB"}.get(year):
+        remedy = f"name the VOCdevkit folder with --dataset_root, or get it with data/scripts/VOC{year}.sh ({size})"
     return [(str(folder), name) for name in read_image_list(path, remedy)]
 
 

@@ -138,7 +138,8 @@ def list_folder(folder, recursive=False):
     """
     paths = folder.rglob("*") if recursive else folder.iterdir()
     paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    files = sorted(path for path in paths if path.is_file() and not path.stem.endswith(MARK))
+    ours = Written() if recursive else ()  # the folder of earlier results may be among the subfolders
+    files = sorted(path for path in paths if path.is_file() and not path.stem.endswith(MARK) and path not in ours)
     found = [Input("image", path, str(path), folder) for path in files if is_image(path) or _holds_image(path)]
     if recursive:
         images = {image.source for image in found}

@@ -30,7 +30,7 @@ class Results:
 
     A JSON line contains the file's name, the frame's index (for images a running number), its time in seconds, and
     "detections": label, score, and box as x1, y1, x2, y2 in pixels. The CSV has a row per detection. COCO results are
-    for images only; the image id is the file's name without suffix, as an integer if it is one.
+    for images only; the image id is the number in the file's name, or the name without suffix if it is not COCO's.
 
     Args:
         inputs: list of inference.inputs.Input.
@@ -104,14 +104,12 @@ class Results:
             csv.writer(self._files["csv"]).writerows(rows)
         if "coco" in self._files:
             stem = Path(record["file"]).stem
+            number = re.fullmatch(r"(?:COCO_\w+_)?(\d+)", stem)  # COCO_val2014_000000000042
             for one in record["detections"]:
-                category = coco_category_id(one["label"])
-                if category is None:
-                    raise InputError(f"--coco: COCO has no class {one['label']}; name the others with --classes")
                 x1, y1, x2, y2 = one["box"]
-                entry = {"image_id": int(stem) if stem.isdecimal() else stem, "category_id": category}
-                entry |= {"bbox": [x1, y1, round(x2 - x1, 1), round(y2 - y1, 1)], "score": one["score"]}
-                self._coco_results.append(entry)
+                box = [x1, y1, round(x2 - x1, 1), round(y2 - y1, 1)]
+                entry = {"image_id": int(number[1]) if number else stem, "category_id": coco_category_id(one["label"])}
+                self._coco_results.append({**entry, "bbox": box, "score": one["score"]})
 
 
 class Crops:
@@ -129,7 +127,13 @@ class Crops:
     MARKER = ".crops"  # in the folders of earlier runs
 
     def __init__(self, inputs, folder, overwrite=False):
-        self._names = {str(one.source): one.name for one in inputs}
+        self._names, taken = {}, set()
+        for one in inputs:
+            short = name = re.sub(r"[^\w.-]+", "_", one.name)[-90:]
+            while name in taken:
+                name = f"{short}_{len(taken)}"
+            taken.add(name)
+            self._names[str(one.source)] = name
         self.folder = Path(folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -147,7 +151,6 @@ class Crops:
         """
         height, width = image.shape[:2]
         name = self._names[file] if frame is None else f"{self._names[file]}_{frame:06d}"
-        name = re.sub(r"[^\w.-]+", "_", name)[-100:]
         for number, (label, box) in enumerate(zip(detections.names, detections.boxes, strict=True)):
             x1, y1, x2, y2 = (int(side) for side in box.round())
             crop = image[max(y1, 0) : min(y2, height), max(x1, 0) : min(x2, width)]

@@ -248,7 +248,7 @@ class VideoWriter:
                 try:
                     if not self._error:
                         self._raw.send(frame)
-                except OSError:
+                except (OSError, RuntimeError):  # RuntimeError: there is no ffmpeg
                     self._error = InputError(f"{self.path}: can't be written, the encoder stopped; is the disk full?")
                 self.seconds += time.perf_counter() - started
                 frame = self._queue.get()

@@ -60,7 +60,7 @@ writer.close()
 # A training script: the lineage's imports, initialization, schedule and loop.
 TRAINING = """
 from data import *
-from utils.augmentations import SSDAugmentation
+from utils import SSDAugmentation
 from layers.modules import MultiBoxLoss
 from ssd import build_ssd
 import sys

@@ -19,7 +19,8 @@ from media import FFMPEG, X264, decode, ffmpeg
 from tiny import DOG_BOX, DOG_SCORE, make_checkpoint
 
 import Object_Detection
-from utils.errors import exit_on_input_error
+from inference.pipeline import Pipeline
+from utils.errors import InputError, exit_on_input_error
 from utils.images import read_image, write_image
 
 SCRIPT = Path(Object_Detection.__file__)
@@ -97,6 +98,21 @@ def test_results_lie_beside_their_inputs_and_only_those_are_overwritten(run):
     assert len(decode("output.mp4", (160, 90))) == 3
 
 
+def test_what_a_failed_run_wrote_may_be_overwritten(run, monkeypatch):
+    copies("000139.png", "in/a.png", "in/b.png")
+    images = Pipeline.images
+
+    def fail(self, sources, targets):
+        images(self, sources[:1], targets[:1])
+        raise InputError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pipeline, "images", fail)
+        assert run("in", "--output", "out")[0] == 2
+    assert names("out") == ["a.png"]
+    assert run("in", "--output", "out")[0] == 0
+
+
 def test_recursive_keeps_the_folders(run):
     copies("000139.png", "in/a.png", "in/sub/a.png", "in/.hidden/a.png")
     copies("v.mp4", "in/sub/deep/v.mp4")
@@ -105,6 +121,9 @@ def test_recursive_keeps_the_folders(run):
     assert code == 0
     found = {str(path.relative_to("out")) for path in Path("out").rglob("*") if path.is_file()}
     assert found == {"a.png", "sub/a.png", "sub/deep/v.mp4"}
+    for _ in range(2):  # what the first run wrote is no input of the second
+        assert run("in", "--recursive", "--output", "in/out")[0] == 0
+    assert {path.name for path in Path("in/out").iterdir()} == {"a.png", "sub"}
     assert "2 images" not in run("in", "--output", "flat")[1]  # without the flag, the folder alone
 
 
@@ -123,6 +142,10 @@ def test_csv_coco_and_crops(run):
     assert first["score"] == pytest.approx(DOG_SCORE, abs=0.01)
     assert names("crops") == [".crops", "dog"]
     assert names("crops/dog") == ["p_000139.png_0.jpg", "p_name.png_0.jpg"]
+    copies("000139.png", "q/COCO_val2014_000000000042.png", "q/a b.png", "q/a_b.png")
+    assert run("q", "--coco", "b.json", "--crops", "crops2", "--no_video")[0] == 0
+    assert [one["image_id"] for one in json.loads(Path("b.json").read_text())] == [42, "a b", "a_b"]
+    assert len(names("crops2/dog")) == 3
     assert read_image("crops/dog/p_name.png_0.jpg").shape == (round(y2) - round(y1), round(x2) - round(x1), 3)
     assert run("v.mp4", "--crops", "crops", "--no_video")[0] == 0  # once more into the same folder
     assert "v.mp4_000002_0.jpg" in names("crops/dog")

@@ -18,6 +18,7 @@ from media import X264, decode, ffmpeg
 from tiny import DOG_BOX, DOG_SCORE, make_checkpoint
 
 import Object_Detection
+from data import VOC_CLASSES
 from inference.drawing import class_color
 from utils.images import read_image, write_image
 from weights.catalogue import resolve
@@ -171,6 +172,9 @@ WRONG = {
     "in.mp4 --coco a.json": "--coco: COCO results support only images",
     "good.png --crops folder2": "--crops folder2: this folder holds other files",
     "none*.mp4": "none.*: no file matches",
+    "in.mp4 --csv -": "--csv -: only --json writes to stdout",
+    "good.png --coco a.json --trained_model helmet.pth": "--coco: COCO has no class helmet",
+    "in.mp4 --trained_model state_4.pth": "state_4.pth: the state of a run",
     "in.mp4 --output in.mp4": "in.mp4: this is the input",
     "in.mp4 --output link.mp4": "link.mp4: this is the input",
     "in.mp4 --json in.mp4": "--json in.mp4: this is the input",
@@ -201,12 +205,22 @@ def test_mistakes_end_in_one_line_and_leave_nothing(tmp_path, run, monkeypatch, 
     contents = read_file("tiny.pth")
     contents["state_dict"]["loc.0.weight"][0] = float("nan")
     torch.save(contents, "nan.pth")
+    torch.save({"format": "ssd-run-2", "model": {}}, "state_4.pth")
+    make_checkpoint("helmet.pth", class_names=("helmet", *VOC_CLASSES[1:]))
     before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
     code, out, err = run(*arguments.split())
     lines = err.splitlines()
     assert (code, "output:" in out, len(lines)) == (2, False, 3 if "2 inputs" in WRONG[arguments] else 1), err
     assert re.search(f"^error: .*{WRONG[arguments]}", lines[-1])
     assert before == {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+
+
+def test_a_signal_while_the_network_is_loaded_writes_nothing(run, monkeypatch):
+    Path("output.mp4").write_text("old")
+    monkeypatch.setattr("inference.Detector", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    code, out, err = run("in.mp4", "--overwrite")
+    assert (code, out, err) == (130, "", "interrupted by SIGINT\n")
+    assert Path("output.mp4").read_text() == "old"
 
 
 def test_a_name_that_is_too_long(run):

@@ -171,7 +171,7 @@ class TestLength:
     def test_the_best_network_is_kept_with_its_threshold(self, images, tmp_path, monkeypatch):
         scores = [(SimpleNamespace(mean_ap_11=score, classes=()), 0.45) for score in (0.25, 0.5, 0.4)]
         monkeypatch.setattr(engine, "validate", lambda *_: scores.pop(0))
-        train(images, tmp_path / "run", "--max_iter 6 --eval_every 2 --val_split val --print_every 6")
+        train(images, tmp_path / "run", "--max_iter 6 --save_every 2 --val_split val --print_every 6")
         net, info = load_network(tmp_path / "run" / "best.pth")
         assert (info.mAP, info.mAP_on, info.threshold) == (0.5, "images val", 0.45)
         assert load_network(tmp_path / "run" / FINAL)[1].mAP == 0.4

@@ -79,7 +79,7 @@ def join(device_name):
     if world == 1:
         yield Ranks(), choose_device(device_name)
         return
-    local = int(os.environ["LOCAL_RANK"])
+    local = int(os.environ.get("LOCAL_RANK", "0"))
     if device_name == "cuda" or (device_name == "auto" and torch.cuda.is_available()):
         device_name = f"cuda:{local}"
     device = choose_device(device_name)

@@ -9,7 +9,7 @@ import torch
 from data.config import SSDConfig
 from utils.errors import InputError
 from weights.catalogue import resolve
-from weights.checkpoint import is_plain, read_checkpoint, read_file
+from weights.checkpoint import is_plain, is_run_state, read_checkpoint, read_file
 
 BASE = "vgg16_reducedfc.pth"
 FALLBACK_BASE = "vgg16_features-amdegroot-88682ab5.pth"
@@ -77,11 +77,6 @@ def read_start(name, contents=None):
         return Start(path, state, config, float(run["width"]), batch_norm, tuple(run["classes"]))
     except (TypeError, ValueError, LookupError) as error:
         raise InputError(f"{path}: damaged: its configuration can't be read ({error}); use another state") from error
-
-
-def is_run_state(contents):
-    """Return whether the contents of a file are the state of a training run."""
-    return isinstance(contents, dict) and str(contents.get("format")).startswith("ssd-run-")
 
 
 def load_fitting(net, start, class_names, say):

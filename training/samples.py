@@ -5,6 +5,7 @@ seeded with (seed, p). So the samples don't depend on the number of workers or o
 iteration i starts at p = i * batch size.
 """
 
+import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,6 +22,8 @@ from data.transforms import resize
 from data.voc0712 import VOC_CLASSES, VOC_ROOT, VOCAnnotationTransform, VOCDetection, read_annotation
 from utils.errors import InputError
 from utils.system import keep_freed_memory
+
+PREFETCH = 4  # batches that each worker loads in advance
 
 
 def open_images(dataset, root=None, splits=None, classes=None, keep_difficult=False):
@@ -194,6 +197,22 @@ def run_batches(first, last, batch_size, ranks):
         yield list(range(start, start + share))
 
 
+def check_shared_memory(num_workers, batch_size, net):
+    """Raise InputError if /dev/shm can't hold the batches of the loader's workers, which would wait for it forever.
+
+    Args:
+        num_workers, batch_size: of this process.
+        net: the SSD.
+    """
+    if num_workers and Path("/dev/shm").is_dir():
+        needed = PREFETCH * num_workers * batch_size * (3 * net.size**2 + 24 * len(net.priors)) >> 20
+        if needed > (free := shutil.disk_usage("/dev/shm").free >> 20):
+            raise InputError(
+                f"--num_workers {num_workers}: the batches need {needed} MB of shared memory, and /dev/shm has {free} "
+                "MB; enlarge it (docker run --shm-size=2g), or use fewer workers"
+            )
+
+
 def build_loader(samples, batches, collate, num_workers, device):
     """Return a DataLoader of (images, loc_t, conf_t, indices) over the batches of a run."""
     return torch.utils.data.DataLoader(
@@ -202,7 +221,7 @@ def build_loader(samples, batches, collate, num_workers, device):
         collate_fn=collate,
         num_workers=num_workers,
         pin_memory=device.type == "cuda",
-        prefetch_factor=4 if num_workers else None,
+        prefetch_factor=PREFETCH if num_workers else None,
         worker_init_fn=set_up_worker,
     )
 

@@ -11,9 +11,7 @@ import torch
 
 from utils.errors import InputError
 from utils.files import whole_file
-from weights.checkpoint import read_file, save_file
-
-from .network import is_run_state
+from weights.checkpoint import is_run_state, read_file, save_file
 
 FORMAT = "ssd-run-2"
 NAME = re.compile(r"state_([0-9]{1,15})\.pth")

@@ -7,3 +7,11 @@ import os
 MAX_PIXELS = 2**27
 PIXELS_VARIABLE = "OPENCV_IO_MAX_IMAGE_PIXELS"
 os.environ.setdefault(PIXELS_VARIABLE, str(MAX_PIXELS))
+
+
+def __getattr__(name):
+    if name == "SSDAugmentation":  # as in ssd.pytorch; imported only if needed
+        from utils.augmentations import SSDAugmentation
+
+        return SSDAugmentation
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -66,8 +66,8 @@ def resolve(name_or_path=None):
     """Return the path of a checkpoint, and download it if necessary.
 
     None means the 77.43 file if it is in weights/, else the embedded checkpoint. An existing path is returned as it is.
-    A name in the catalogue (NAME or weights/NAME) means the file in this project's weights/ folder. If it is missing,
-    it is downloaded.
+    Otherwise, NAME and weights/NAME mean the file in this project's weights/ folder. If it is missing, and the
+    catalogue contains it, it is downloaded.
 
     Raises:
         InputError: there is no such file, or the download failed.
@@ -80,9 +80,11 @@ def resolve(name_or_path=None):
         return path
     if path.is_dir():
         raise InputError(f"{path}: this is a folder; name the checkpoint file in it")
-    if path.name in CATALOGUE and (path.parent in (Path(), Path("weights")) or path.parent.resolve() == FOLDER):
-        target = FOLDER / path.name
-        return target if target.is_file() else fetch(CATALOGUE[path.name], FOLDER)
+    if path.parent in (Path(), Path("weights")) or path.parent.resolve() == FOLDER:
+        if (FOLDER / path.name).is_file():
+            return FOLDER / path.name
+        if path.name in CATALOGUE:
+            return fetch(CATALOGUE[path.name], FOLDER)
     raise InputError(missing(path))
 
 

@@ -137,6 +137,11 @@ def is_plain(tensor):
     )
 
 
+def is_run_state(contents):
+    """Return whether the contents of a file are the state of a training run."""
+    return isinstance(contents, dict) and str(contents.get("format")).startswith("ssd-run-")
+
+
 def read_checkpoint(path):
     """Read weights and description from a checkpoint or a state dict of ssd.pytorch.
 
@@ -147,6 +152,8 @@ def read_checkpoint(path):
         InputError: the file is missing, damaged, contains code, is not an SSD, or a weight is not finite.
     """
     contents = read_file(path)
+    if is_run_state(contents):
+        raise InputError(f"{path}: the state of a run, for --resume and --finetune; use its best.pth or *_final.pth")
     wrapped = contents.get("state_dict", contents) if isinstance(contents, dict) else None
     if not isinstance(wrapped, dict) or not all(isinstance(key, str) for key in (*contents, *wrapped)):
         raise InputError(f"{path}: contains no state dict")

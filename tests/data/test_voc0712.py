@@ -1,5 +1,6 @@
 """VOC's folders: valid ones are read, and faults are named."""
 
+import re
 import xml.etree.ElementTree as ET
 
 import cv2
@@ -9,7 +10,7 @@ import torch
 from synthetic import make_voc, write_annotation, write_image, write_split
 
 from data import VOC_CLASSES, BaseTransform, SSDAugmentation, VOCAnnotationTransform, VOCDetection, detection_collate
-from data.voc0712 import read_annotation, read_split
+from data.voc0712 import Annotation, read_annotation, read_split
 from utils.errors import InputError
 
 DOG, PERSON = VOC_CLASSES.index("dog"), VOC_CLASSES.index("person")
@@ -175,6 +176,15 @@ class TestDetection:
         (folder / "ImageSets" / "Main" / "train.txt").write_bytes("\ufeff犬\r\n\r\nc  1\r\n".encode())
         assert [name for _, name in open_train(folder).ids] == ["犬", "c"]
         assert len(open_train(folder)[0][1]) == 2
+
+    def test_a_missing_year_names_the_download_and_the_flag(self, tmp_path):
+        said = message(lambda: VOCDetection(tmp_path, [("2012", "trainval")]))
+        assert re.search(r"no such split; name the VOCdevkit .*--dataset_root, .*scripts/VOC2012\.sh \(2\.0 GB\)", said)
+
+    def test_names_in_capitals(self):
+        annotation = Annotation(np.array([[1, 1, 5, 5]] * 2), ("Dog", "CAT"), np.zeros(2, bool))
+        assert [row[4] for row in VOCAnnotationTransform()(annotation, 10, 10)] == [11, 7]
+        assert VOCAnnotationTransform({"Dog": 0, "dog": 1, "cat": 2})(annotation, 10, 10)[0][4] == 0
 
     def test_a_missing_empty_or_damaged_split(self, tmp_path):
         path = tmp_path / "ImageSets" / "Main" / "train.txt"

@@ -18,7 +18,7 @@ from training.distributed import Ranks
 from training.engine import Trainer
 from training.log import Log, draw_curves
 from training.optimizer import build_optimizer
-from weights.checkpoint import CheckpointInfo, load_network, read_file, save_checkpoint
+from weights.checkpoint import CheckpointInfo, is_run_state, load_network, read_file, save_checkpoint
 
 INFO = CheckpointInfo(config=voc, class_names=("left shoe", "größe"), width=1 / 16, mAP=0.5, trained_with="train.py")
 FRAME = np.random.RandomState(0).randint(0, 256, (60, 80, 3), np.uint8)
@@ -105,7 +105,7 @@ def test_states_of_training_runs(tmp_path, attack):
         """Do what train.py does with a file that it resumes."""
         contents = read_file(path)
         network.read_start(path, contents)
-        if network.is_run_state(contents):
+        if is_run_state(contents):
             first, log, best = state.restore(path, contents, trainer, RUN, print)
             assert first >= 0 and isinstance(best, float)
             assert log is None or log["count"] + sum(log["sums"]) is not None

@@ -290,8 +290,9 @@ class TestWriter:
         assert names(tmp_path) == ["out.mp4"]
         assert (tmp_path / "out.mp4").read_text() == "old"
 
-    def test_ends_if_ffmpeg_cannot_be_started(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("subprocess.Popen", Mock(side_effect=OSError("too many processes")))
+    @pytest.mark.parametrize("error", [OSError("too many processes"), RuntimeError("no ffmpeg")])
+    def test_ends_if_ffmpeg_cannot_be_started(self, tmp_path, monkeypatch, error):
+        monkeypatch.setattr("subprocess.Popen", Mock(side_effect=error))
         said = pytest.raises(InputError, match="can't be written")
         with said, VideoWriter(tmp_path / "out.mp4", (64, 48), 25) as writer:
             for _ in range(50):

@@ -1,5 +1,9 @@
 """The order of samples and their contents: pure functions of the position in the run."""
 
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -8,6 +12,7 @@ from synthetic import make_voc
 
 from data import SSDAugmentation, VOCDetection
 from layers.modules import MultiBoxLoss
+from ssd import build_ssd
 from training import samples
 from training.distributed import Ranks
 from utils.errors import InputError
@@ -57,6 +62,17 @@ def test_rare_classes_weigh_more(tmp_path):
     images, _ = samples.open_images(str(make_voc(tmp_path, objects, split="train")))
     expected = [(17 / 4) ** 0.5] * 4 + [(17 / 16) ** 0.5] * 12 + [1]
     np.testing.assert_allclose(samples.balancing_weights(images), expected)
+
+
+def test_too_little_shared_memory_is_refused(monkeypatch):
+    """16 batches of 32 images take 234 MB, and Docker has 64."""
+    net = build_ssd("train", width=0.05)
+    monkeypatch.setattr(Path, "is_dir", lambda path: str(path) == "/dev/shm")
+    for free, fits in ((64, False), (233, False), (234, True)):
+        monkeypatch.setattr("shutil.disk_usage", lambda path, free=free: SimpleNamespace(free=free << 20))
+        with nullcontext() if fits else pytest.raises(InputError, match="need 234 MB of shared memory.*--shm-size"):
+            samples.check_shared_memory(4, 32, net)
+        samples.check_shared_memory(0, 32, net)
 
 
 @pytest.mark.parametrize("world", [2, 4])

@@ -76,6 +76,15 @@ def test_unreadable_images_are_named(tmp_path, content, words):
         assert str(caught.value).startswith(f"{path}: ")
 
 
+def test_the_video_behind_a_phones_photo_is_ignored(tmp_path, image):
+    """It contains markers by chance; so may a comment."""
+    write_image(tmp_path / "a.jpg", image)
+    data, scans = (tmp_path / "a.jpg").read_bytes(), b"\xff\xda" * 100
+    comment = b"\xff\xfe" + (len(scans) + 2).to_bytes(2, "big") + scans
+    (tmp_path / "b.jpg").write_bytes(data[:2] + comment + data[2:] + scans)
+    np.testing.assert_array_equal(read_image(tmp_path / "b.jpg"), read_image(tmp_path / "a.jpg"))
+
+
 def test_an_image_is_in_memory_only_once(tmp_path):
     """A second copy of the largest images would take half a gigabyte."""
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((1000, 1000, 3), np.uint8))

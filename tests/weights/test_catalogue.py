@@ -82,6 +82,12 @@ def test_a_known_name_is_downloaded_once(folder, monkeypatch, name):
     assert (folder / NAME).read_bytes() == CONTENT
 
 
+def test_the_embedded_network_is_found_from_anywhere(folder):
+    (folder / "embedded.pth").write_bytes(CONTENT)
+    for name in ("embedded.pth", "weights/embedded.pth"):
+        assert weights.resolve(name) == folder / "embedded.pth"
+
+
 def test_a_path_is_never_replaced_by_something_else(folder, monkeypatch, tmp_path):
     (folder / NAME).write_bytes(CONTENT)
     Path(NAME).write_bytes(b"the user's own")
