@@ -15,7 +15,7 @@ Ctrl-C ends a run early; the video made so far is closed and plays. The exit cod
 
 import os
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
@@ -144,7 +144,7 @@ def detect(args, inputs, errors):
     """
     from inference import Detector
     from inference.drawing import draw_detections
-    from inference.inputs import make_folders
+    from inference.inputs import Written, make_folders
     from inference.output import Crops, Display, Results
     from inference.pipeline import Pipeline
     from training.distributed import join
@@ -173,7 +173,7 @@ def detect(args, inputs, errors):
         tell(f"network: {detector.description}; {detector.info.quality}; threshold {detector.threshold:g}")
         if weights.name != Path(PUBLISHED).name and not args.trained_model:
             tell(f"hint: --trained_model {PUBLISHED} is more accurate")
-        opened.enter_context(remember([*(one.target for one in inputs), *files]))
+        opened.enter_context(Written().watch([*(one.target for one in inputs), *files]))
         results = opened.enter_context(Results(inputs, args.json, args.csv, args.coco, ranks))
         if args.output and (len(inputs) > 1 or inputs[0].folder):
             make_folders(inputs)
@@ -213,21 +213,6 @@ def detect(args, inputs, errors):
         sys.exit(128 + stop.number)
     if failed and ranks.is_main:
         sys.exit(1)
-
-
-@contextmanager
-def remember(paths):
-    """A context that lists the files written in it, even if the run fails: the next run may overwrite them."""
-    from inference.inputs import Written
-
-    def modified(path):
-        return path.stat().st_mtime_ns if path.is_file() else None
-
-    before = {path: modified(path) for path in paths}
-    try:
-        yield
-    finally:
-        Written().add(path for path, time in before.items() if modified(path) not in (None, time))
 
 
 def report(reports, ranks):
@@ -316,9 +301,9 @@ def find_labels(names, weights, coco):
             hint = " (INPUT goes before --classes)" if Path(name).exists() else ""
             raise InputError(f"--classes {name}: unknown{hint}; the network knows {', '.join(class_names)}")
     labels = [known[name.lower()] for name in names] if names else None
-    for name in class_names if labels is None else [class_names[label] for label in labels]:
-        if coco and coco_category_id(name) is None:
-            raise InputError(f"--coco: COCO has no class {name}; name the others with --classes")
+    kept = [class_names[label] for label in labels] if names else class_names
+    if coco and (unknown := [name for name in kept if coco_category_id(name) is None]):
+        raise InputError(f"--coco: COCO has no class {unknown[0]}; name the others with --classes")
     return labels
 
 

@@ -238,12 +238,18 @@ class Written:
     def __contains__(self, path):
         return _state_of(path) in self._lines
 
-    def add(self, paths):
-        """Append files to the list."""
-        with suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a", encoding="utf-8") as file:
-                file.writelines(_state_of(path) + "\n" for path in paths)
+    @contextmanager
+    def watch(self, paths):
+        """A context that appends those of the files that are written in it, even if it fails."""
+        before = {path: path.is_file() and _state_of(path) for path in paths}
+        try:
+            yield
+        finally:
+            states = [(_state_of(path), before[path]) for path in before if path.is_file()]
+            with suppress(OSError):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.writelines(state + "\n" for state, earlier in states if state != earlier)
 
 
 def _state_of(path):

@@ -129,9 +129,10 @@ class Crops:
     def __init__(self, inputs, folder, overwrite=False):
         self._names, taken = {}, set()
         for one in inputs:
-            short = name = re.sub(r"[^\w.-]+", "_", one.name)[-90:]
+            short = re.sub(r"[^\w.-]+", "_", one.name)[-90:]
+            name, number = short, 2
             while name in taken:
-                name = f"{short}_{len(taken)}"
+                name, number = f"{short}_{number}", number + 1
             taken.add(name)
             self._names[str(one.source)] = name
         self.folder = Path(folder)

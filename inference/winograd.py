@@ -18,7 +18,7 @@ CHUNK = 400  # tiles in work at a time: enough for fast matrix products, and few
 def _in_two_directions(rows, divisor=1):
     """The Kronecker product transforms the columns and the rows of a flattened tile in one matrix product.
 
-    That computes with many zeros, but reads and writes memory only once, which limits the speed.
+    That computes with many zeros, but reads and writes each value only once: memory limits the speed.
     """
     transform = torch.tensor(rows, dtype=torch.float64) / divisor
     return torch.kron(transform, transform)

@@ -76,11 +76,6 @@ def open_evaluation_set(dataset, root=None, split=None, images=True):
         year, _, name = (split or "2007_test").rpartition("_")
         year, split = (year, name) if year.isdigit() else ("2007", split)
         folder = Path(root or VOC_ROOT).expanduser()
-        if not (folder / f"VOC{year}").is_dir():
-            raise InputError(
-                f"{folder / f'VOC{year}'}: no such folder; name the VOCdevkit folder with --dataset_root, or download "
-                "the data with data/scripts/VOC2007.sh (0.9 GB) or data/scripts/VOC2012.sh (2.0 GB)"
-            )
         return _open(VOCDetection(folder, [(year, split)]), f"VOC{year} {split}", split, images)
     folder = Path(dataset).expanduser()
     if not (folder / "Annotations").is_dir():

@@ -143,9 +143,17 @@ def test_csv_coco_and_crops(run):
     assert names("crops") == [".crops", "dog"]
     assert names("crops/dog") == ["p_000139.png_0.jpg", "p_name.png_0.jpg"]
     copies("000139.png", "q/COCO_val2014_000000000042.png", "q/a b.png", "q/a_b.png")
+    copies("000139.png", "q/a_b.png_2", "q/a~b.png", "q/a;b.png")
     assert run("q", "--coco", "b.json", "--crops", "crops2", "--no_video")[0] == 0
-    assert [one["image_id"] for one in json.loads(Path("b.json").read_text())] == [42, "a b", "a_b"]
-    assert len(names("crops2/dog")) == 3
+    assert [one["image_id"] for one in json.loads(Path("b.json").read_text())] == [
+        42,
+        "a b",
+        "a;b",
+        "a_b",
+        "a_b",
+        "a~b",
+    ]
+    assert len(names("crops2/dog")) == 6
     assert read_image("crops/dog/p_name.png_0.jpg").shape == (round(y2) - round(y1), round(x2) - round(x1), 3)
     assert run("v.mp4", "--crops", "crops", "--no_video")[0] == 0  # once more into the same folder
     assert "v.mp4_000002_0.jpg" in names("crops/dog")
