@@ -48,8 +48,12 @@ def exit_on_input_error():
             raise
         print_error(f"{error.filename}: {error.strerror}; choose another path")
         sys.exit(2)
-    except KeyboardInterrupt as error:
-        number = signal.SIGTERM if isinstance(error, Interrupted) else signal.SIGINT
+    except (KeyboardInterrupt, ImportError) as error:
+        # An extension module that is interrupted while it loads raises ImportError.
+        interruption = error.__cause__ if isinstance(error, ImportError) else error
+        if not isinstance(interruption, KeyboardInterrupt):
+            raise
+        number = signal.SIGTERM if isinstance(interruption, Interrupted) else signal.SIGINT
         print(f"interrupted by {number.name}", file=sys.stderr)
         sys.exit(128 + number)
     finally:
