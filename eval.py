@@ -123,7 +123,7 @@ def main(args):
             "device": str(detector.device),
             "engine": detector.engine,
             "precision": str(detector.dtype).removeprefix("torch."),
-            "pictures_per_second": round(rate, 2),
+            "images_per_second": round(rate, 2),
         }
         scored = Scored(path.name, detector.class_names, detections, source)
         detection_files = write_detections(folder, images, scored)

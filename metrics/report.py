@@ -99,7 +99,7 @@ def write_report(folder, evaluation, details):
         write_mistakes_page(folder / "mistakes.html", evaluation, headline, list(map(decimals, ap)))
     _, rule, mean, ap = shown[1 if images.coco else 0]  # the curves are those at IoU 0.5
     _write_curves(folder / "pr_curves.png", evaluation, f"mAP {decimals(mean)} ({rule})", ap)
-    dataset = {"title": images.title, "folder": str(images.folder), "split": images.split, "pictures": len(images.ids)}
+    dataset = {"title": images.title, "folder": str(images.folder), "split": images.split, "images": len(images.ids)}
     content = {
         "scored": evaluation.scored.source,
         "dataset": dataset,

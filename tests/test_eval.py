@@ -92,7 +92,7 @@ def test_network_is_scored_and_reported(network, folder, tmp_path, capsys):
     assert "images/s in batches of 8" in out
     assert out.endswith("eval: 3 detection files, pr_curves.png, mistakes.html, results.json\n")
     assert content["scored"]["classes"] == list(NAMES)
-    assert content["dataset"]["pictures"] == 5
+    assert content["dataset"]["images"] == 5
     assert all(figures["detections"] > 0 for figures in content["voc"]["reference"]["classes"].values())
     assert content["voc"]["reference"]["left_out_without_ground_truth"] == ["<sofa>"]
     detections = {"det_val_cat.txt", "det_val_dog.txt", "det_val_%3Csofa%3E.txt"}

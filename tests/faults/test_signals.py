@@ -75,7 +75,7 @@ def check_evaluation(folder, files):
     if "results.json" not in files:  # which comes last
         return 0
     assert {"pr_curves.png", "mistakes.html"} <= files
-    return json.loads((folder / "results.json").read_text())["dataset"]["pictures"]
+    return json.loads((folder / "results.json").read_text())["dataset"]["images"]
 
 
 @pytest.mark.parametrize("name", [DETECTION, EVALUATION])

@@ -60,7 +60,7 @@ def test_results_json_holds_every_figure_and_no_nan(tmp_path, evaluation):
     assert devkit["classes"]["dog"] == {"AP_11_points": None, "AP_area": None, **counts}
     assert devkit["left_out_without_ground_truth"] == ["dog"]
     assert content["best_mean_F1"] == {"mean_F1": pytest.approx(0.5), "threshold": 0.45}
-    assert (content["dataset"]["pictures"], content["versions"]["numpy"]) == (2, np.__version__)
+    assert (content["dataset"]["images"], content["versions"]["numpy"]) == (2, np.__version__)
     named = {name: content[name] for name in ("scored", "configuration", "coco")}
     assert named == {"scored": {"checkpoint": "net"}, "configuration": {"top_k": 200}, "coco": None}
 
