@@ -204,13 +204,17 @@ def check_shared_memory(num_workers, batch_size, net):
         num_workers, batch_size: of this process.
         net: the SSD.
     """
-    if num_workers and Path("/dev/shm").is_dir():
-        needed = PREFETCH * num_workers * batch_size * (3 * net.size**2 + 24 * len(net.priors)) >> 20
-        if needed > (free := shutil.disk_usage("/dev/shm").free >> 20):
-            raise InputError(
-                f"--num_workers {num_workers}: the batches need {needed} MB of shared memory, and /dev/shm has {free} "
-                "MB; enlarge it (docker run --shm-size=2g), or use fewer workers"
-            )
+    if num_workers:
+        needed = PREFETCH * num_workers * batch_size * (3 * net.size**2 + 24 * len(net.priors))
+        _require_shared_memory(needed, f"--num_workers {num_workers}: the batches need", "or use fewer workers")
+
+
+def _require_shared_memory(size, need, remedy):
+    if Path("/dev/shm").is_dir() and size > (free := shutil.disk_usage("/dev/shm").free):
+        raise InputError(
+            f"{need} {size >> 20} MB of shared memory, and /dev/shm has {free >> 20} MB; enlarge it (docker run "
+            f"--shm-size), {remedy}"
+        )
 
 
 def build_loader(samples, batches, collate, num_workers, device):
@@ -280,7 +284,9 @@ class InMemory(Subset):
             decoded = list(tqdm(decoding, "loading images", len(images), unit="image", disable=None))
         self.shapes = [image.shape for image in decoded]
         self.starts = np.cumsum([0, *(image.size for image in decoded)])
-        self.pixels = torch.empty(int(self.starts[-1]), dtype=torch.uint8).share_memory_()
+        size = int(self.starts[-1])
+        _require_shared_memory(size, "--cache ram: the images need", "or use --cache none")
+        self.pixels = torch.empty(size, dtype=torch.uint8).share_memory_()
         for index, image in enumerate(decoded):
             self.pixels[self.starts[index] : self.starts[index + 1]] = torch.from_numpy(image.ravel())
 

@@ -64,15 +64,18 @@ def test_rare_classes_weigh_more(tmp_path):
     np.testing.assert_allclose(samples.balancing_weights(images), expected)
 
 
-def test_too_little_shared_memory_is_refused(monkeypatch):
+def test_too_little_shared_memory_is_refused(images, monkeypatch):
     """16 batches of 32 images take 234 MB, and Docker has 64."""
     net = build_ssd("train", width=0.05)
     monkeypatch.setattr(Path, "is_dir", lambda path: str(path) == "/dev/shm")
-    for free, fits in ((64, False), (233, False), (234, True)):
+    for free, fits in ((64, False), (234, False), (235, True)):
         monkeypatch.setattr("shutil.disk_usage", lambda path, free=free: SimpleNamespace(free=free << 20))
         with nullcontext() if fits else pytest.raises(InputError, match="need 234 MB of shared memory.*--shm-size"):
             samples.check_shared_memory(4, 32, net)
         samples.check_shared_memory(0, 32, net)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=100))
+    with pytest.raises(InputError, match="--cache ram: the images need .* use --cache none"):
+        samples.InMemory(images)
 
 
 @pytest.mark.parametrize("world", [2, 4])
