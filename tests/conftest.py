@@ -1,6 +1,9 @@
 """What tests of several folders share: the flag --long, golden values and the full-width network."""
 
 import json
+import runpy
+import shutil
+import sys
 from pathlib import Path
 
 import golden_inputs
@@ -68,6 +71,26 @@ def golden_output(golden_net):
 def priors300():
     """SSD300's priors for VOC: float32 [8732, 4]."""
     return PriorBox(voc).forward()
+
+
+@pytest.fixture
+def run(files, tmp_path, tmp_path_factory, monkeypatch, capsys):
+    """Run Object_Detection.py in a copy of the module's `files`, in this process: (exit code, stdout, stderr)."""
+    shutil.copytree(files, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SSD_CACHE", str(tmp_path_factory.mktemp("cache")))
+    script = str(Path(__file__).parents[1] / "Object_Detection.py")
+
+    def run(*arguments):
+        flags = ["--device", "cpu", "--trained_model", "tiny.pth", *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", [script, *flags])
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as error:
+            return error.code, *capsys.readouterr()
+        return 0, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture

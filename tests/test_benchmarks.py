@@ -31,8 +31,3 @@ def test_the_layers_are_measured_against_their_peers(tmp_path):
     for row in rows:
         assert row["stage"] == "layers" and row["name"] in done.stdout and row["peer"] in done.stdout
         assert math.isclose(row["ratio"], row["peer_ms"] / row["ours_ms"])
-
-
-def test_an_unknown_stage_is_one_line_on_stderr():
-    done = run("--only", "nothing")
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "nothing" in done.stderr

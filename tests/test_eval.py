@@ -2,7 +2,6 @@
 
 import json
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ from data.config import voc
 from inference import Detector
 from metrics.evaluation import detect_images
 from ssd import build_ssd
-from utils.errors import InputError, exit_on_input_error
+from utils.errors import InputError
 from utils.images import read_image
 from weights.checkpoint import CheckpointInfo, save_checkpoint
 
@@ -220,22 +219,3 @@ def test_users_mistakes_end_in_one_line_and_exit_code_2(finished, tmp_path):
     code, out, err = script("eval.py", *finished)
     assert (code, out) == (2, "heavy\n")
     assert re.fullmatch("error: .*000002.xml.*\n", err)
-
-
-# results.json comes last: if it is there, the others are, too.
-@pytest.mark.parametrize(("number", "name", "left"), [
-    (signal.SIGINT, "pr_curves.png", []), (signal.SIGTERM, "results.json", ["pr_curves.png"]),
-])  # fmt: skip
-def test_a_signal_while_a_file_is_written_leaves_none_of_it(finished, tmp_path, monkeypatch, number, name, left):
-    replace = Path.replace
-
-    def interrupt(path, target):
-        if Path(target).name == name:
-            signal.raise_signal(number)
-        return replace(path, target)
-
-    monkeypatch.setattr(Path, "replace", interrupt)
-    with pytest.raises(SystemExit) as ended, exit_on_input_error():
-        run(*finished)
-    assert ended.value.code == 128 + number
-    assert [path.name for path in (tmp_path / "eval").iterdir()] == left

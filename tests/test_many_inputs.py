@@ -20,7 +20,7 @@ from tiny import DOG_BOX, DOG_SCORE, make_checkpoint
 
 import Object_Detection
 from inference.pipeline import Pipeline
-from utils.errors import InputError, exit_on_input_error
+from utils.errors import InputError
 from utils.images import read_image, write_image
 
 SCRIPT = Path(Object_Detection.__file__)
@@ -34,25 +34,6 @@ def files(tmp_path_factory):
     write_image(folder / "000139.png", np.full((30, 40, 3), 90, np.uint8))
     make_checkpoint(folder / "tiny.pth", threshold=0.8)
     return folder
-
-
-@pytest.fixture
-def run(files, tmp_path, monkeypatch, capsys):
-    """Run the script in a copy of the files, in this process: (exit code, stdout, stderr)."""
-    shutil.copytree(files, tmp_path / "here")
-    monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setenv("SSD_CACHE", str(tmp_path / "cache"))
-
-    def run(*arguments):
-        flags = ["--device", "cpu", "--trained_model", "tiny.pth", *map(str, arguments)]
-        try:
-            with exit_on_input_error():
-                Object_Detection.main(Object_Detection.get_args_parser().parse_args(flags))
-        except SystemExit as error:
-            return error.code, *capsys.readouterr()
-        return 0, *capsys.readouterr()
-
-    return run
 
 
 def copies(source, *targets):
@@ -217,22 +198,6 @@ def test_a_stream_ends_cleanly_when_its_server_goes_away(run):
     assert (code, json.loads(lines[0])["file"]) == (0, url)
     assert f"{url} gives no more frames after {len(lines)} frames" in err
     assert len(decode("output.mp4", (160, 90))) >= len(lines) > 5
-
-
-def test_the_same_video_twice(run):
-    assert run("v.mp4", "v.mp4", "--no_video", "--json", "a.jsonl")[0] == 0
-    assert len(Path("a.jsonl").read_text().splitlines()) == 6
-
-
-def test_an_invalid_address(run):
-    code, _, err = run("http://[bad/a.mp4")
-    assert (code, err.startswith("error: http://[bad/a.mp4: invalid address")) == (2, True)
-
-
-def test_crops_of_one_name_do_not_overwrite_each_other(run):
-    copies("v.mp4", "a/v.mp4", "b/v.mp4")
-    assert run("a/v.mp4", "b/v.mp4", "--no_video", "--crops", "crops")[0] == 0
-    assert len(names("crops/dog")) == 6
 
 
 def test_two_processes_share_the_images_of_a_folder(run):

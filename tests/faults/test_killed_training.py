@@ -19,7 +19,7 @@ from weights.checkpoint import read_file
 pytestmark = pytest.mark.slow
 
 SGD = "--momentum 0.9 --warmup 16 --save_every 8 --print_every 1"
-ADAMW = "--optimizer adamw --ema 0.9 --schedule cosine --num_workers 1 --save_every 5 --print_every 2"
+ADAMW = "--optimizer adamw --ema 0.9 --schedule cosine --balance --num_workers 1 --save_every 5 --print_every 2"
 SHORT = "--max_iter 6 --save_every 2 --print_every 1"
 
 
@@ -103,7 +103,7 @@ def test_struck_between_two_rows(train, whole, times, settings, signals):
         assert said == (number != SIGKILL)
         assert "Traceback" not in run.err
         assert state > 0 or turn == 0
-    run = train(run.folder.name, settings)
+    run = train(run.folder.name, f"{settings} --num_workers 0")
     assert_same(results(run), results(alone))
     assert resumed(run) == state
 

@@ -1,8 +1,5 @@
 """Checkpoints, states and logs of training runs: used, or refused; none costs memory or writes a file."""
 
-import itertools
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -13,10 +10,9 @@ from inference import Detector
 from inference.drawing import draw_detections
 from layers.modules import MultiBoxLoss
 from ssd import build_ssd
-from training import network, pretrain, state
+from training import network, state
 from training.distributed import Ranks
 from training.engine import Trainer
-from training.log import Log, draw_curves
 from training.optimizer import build_optimizer
 from weights.checkpoint import CheckpointInfo, is_run_state, load_network, read_file, save_checkpoint
 
@@ -112,42 +108,3 @@ def test_states_of_training_runs(tmp_path, attack):
             trainer.optimizer.step()
 
     attack("run state", tmp_path / "state_2.pth", make, read)
-
-
-def test_states_of_pre_training(tmp_path, attack):
-    """Without a training pass: autograd can't be used in a fork of a process that has used it."""
-    model = pretrain.CropClassifier(build_ssd("train", num_classes=3, width=1 / 16))
-    optimizer = step_once(torch.optim.AdamW(model.parameters(), lr=1e-3))
-    whole = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "passes": 1}
-
-    def read(path):
-        assert pretrain._load_state(path, model, optimizer) >= 0
-        optimizer.step()
-
-    attack("crops.pth", tmp_path / "crops.pth", lambda rng: changed(rng, whole, "model"), read)
-
-
-def test_identities_of_runs(tmp_path, attack):
-    (tmp_path / "state_2.pth").touch()
-    tokens = [b"null", b"{", b"[", b'"', b"\xff", b"9" * 5000, b"[" * 9999]
-
-    def make(rng):
-        return mutate_bytes(rng, [json.dumps(mutate_value(rng, RUN) if rng.random() < 0.5 else RUN).encode()], tokens)
-
-    attack("run.json", tmp_path / "run.json", make, lambda path: state.check_folder(path.parent, "auto", RUN))
-
-
-def test_logs_of_training_runs(tmp_path, attack):
-    text = b"iteration,lr,loss_l,loss_c,positives,mAP,seconds\r\n1,1e-05,2.5,3.5,9.000,,0.5\r\n2,,,,,0.125,\r\n"
-    tokens = [b",", b"\r\n", b"\n", b'"', b"nan", b"1e999", "²".encode(), b"\0", b"\xff", b"9" * 5000, b"-1", b"x"]
-    numbers = itertools.count()
-
-    def read(path):
-        with Log(path.parent, 2, 4, print_every=1, batch_size=1, image_path=str):
-            pass
-        if not next(numbers) % 100:
-            draw_curves(path.parent)
-
-    (tmp_path / "log.csv").write_bytes(text)
-    draw_curves(tmp_path)  # matplotlib takes seconds to get ready
-    attack("log.csv", tmp_path / "log.csv", lambda rng: mutate_bytes(rng, [text], tokens), read)

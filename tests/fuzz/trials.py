@@ -17,8 +17,8 @@ from utils.errors import InputError
 COUNTS = {  # kind of file: number of inputs in the short form; --long multiplies them by six
     "VOC annotation, bytes": 800, "VOC annotation, values": 600, "split": 400, "COCO annotations, bytes": 500,
     "COCO annotations, values": 900, "COCO results": 900, "detection file": 900, "JPEG": 1200, "PNG": 1000,
-    "WebP": 300, "BMP and PPM": 200, "TIFF": 400, "JPEG 2000": 200, "MP4": 40, "archive": 800, "checkpoint, bytes": 200,
-    "checkpoint, values": 200, "state dict": 100, "run state": 100, "crops.pth": 200, "log.csv": 200, "run.json": 200,
+    "WebP": 300, "BMP and PPM": 200, "TIFF": 400, "JPEG 2000": 200, "MP4": 40, "archive": 800, "checkpoint, bytes": 400,
+    "checkpoint, values": 400, "state dict": 100, "run state": 100,
 }  # fmt: skip
 SECONDS = 5  # CPU time that one input may take, of this process and the programs it starts
 MEGABYTES = 1650  # memory that reading may add; 2 GB with all libraries

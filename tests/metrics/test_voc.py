@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from data.voc0712 import VOC_CLASSES, VOC_ROOT
 from metrics.detection_files import read_detection_files
@@ -123,16 +121,11 @@ def by_class(found, truth):
     ]
 
 
-CASES = given(
-    seed=st.integers(0, 2**32 - 1), images=st.integers(1, 8), objects=st.integers(0, 30), detections=st.integers(0, 60)
-)
-
-
 @pytest.mark.parametrize("rule", ["reference", "devkit"])
-@settings(max_examples=150, deadline=None)
-@CASES
-def test_random_detections_equal_the_literal_oracle(rule, seed, images, objects, detections):
-    found, truth = random_case(np.random.RandomState(seed), images, objects, detections)
+@pytest.mark.parametrize("seed", range(100))
+def test_random_detections_equal_the_literal_oracle(rule, seed):
+    random = np.random.RandomState(seed)
+    found, truth = random_case(random, *random.randint([1, 0, 0], [9, 31, 61]))
     result = evaluate_detections(found, truth, CLASS_NAMES, rule)
     expected = [literal_ap(*of_class, rule) for of_class in by_class(found, truth)]
     for each, figures in zip(result.classes, expected, strict=True):
@@ -143,22 +136,10 @@ def test_random_detections_equal_the_literal_oracle(rule, seed, images, objects,
     assert (result.mean_ap_11, result.mean_ap_area) == pytest.approx(tuple(means), abs=1e-12, nan_ok=True)
 
 
-def test_random_cases_contain_ties_halves_and_every_outcome():
-    counts = np.zeros(5)
-    for seed in range(60):
-        found, truth = random_case(np.random.RandomState(seed))
-        for each in evaluate_detections(found, truth, CLASS_NAMES, "devkit").classes:
-            ties = len(each.rows) - len(np.unique(found.scores[each.rows]))
-            outcomes = [(each.outcome == outcome).sum() for outcome in (IGNORED, TRUE_POSITIVE, FALSE_POSITIVE)]
-            counts += [ties, (each.iou == 0.5).sum(), *outcomes]
-    assert min(counts) > 10, counts
-
-
-@settings(max_examples=60, deadline=None)
-@CASES
-def test_best_threshold_equals_the_slow_formula(seed, images, objects, detections):
+@pytest.mark.parametrize("seed", range(60))
+def test_best_threshold_equals_the_slow_formula(seed):
     random = np.random.RandomState(seed)
-    found, truth = random_case(random, images, objects, detections)
+    found, truth = random_case(random, *random.randint([1, 0, 0], [9, 31, 61]))
     scores = found.scores if seed % 2 else random.rand(len(found))
     found = DetectionArrays(found.images, found.labels, scores, found.boxes)
     threshold, mean_f1 = best_threshold(found, truth, CLASS_NAMES)

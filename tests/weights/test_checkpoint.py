@@ -1,14 +1,9 @@
 """Checkpoints: what is saved comes back, and anything else is refused in one line that names the file."""
 
-import pickle
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from data.coco import COCO_CLASSES
 from data.config import coco, coco512, voc, voc512
@@ -86,25 +81,16 @@ class TestRoundTrip:
 
     def test_batch_norm_is_folded_on_loading(self, tmp_path):
         """Its statistics may be too large for float16, but then can't be stored in it."""
-        torch.manual_seed(1)
         info = replace(INFO, batch_norm=True)
         net = info.build("train").eval()
-        for module in net.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                nn.init.uniform_(module.running_var, 0.5, 4)
-                nn.init.uniform_(module.running_mean, -1, 1)
-                module.num_batches_tracked += 120_000
         net.vgg[0].bn.running_var.fill_(1e5)
+        net.vgg[0].bn.num_batches_tracked += 120_000
         save_checkpoint(tmp_path / "net.pth", net, info)
-        loaded, loaded_info = load_network(tmp_path / "net.pth", "train")
-        assert not loaded_info.batch_norm
-        assert loaded.state_dict().keys() == INFO.build().state_dict().keys()
-        x = torch.randn(1, 3, 300, 300) * 60
-        with torch.no_grad():
-            for a, b in zip(net.raw(x), loaded.raw(x), strict=True):
-                assert (a - b).abs().max() <= 1e-4 * a.abs().max()
         with pytest.raises(InputError, match="running_var is not finite"):
             save_checkpoint(tmp_path / "half.pth", net, info, half=True)
+        loaded, loaded_info = load_network(tmp_path / "net.pth", "train")
+        assert not loaded_info.batch_norm
+        assert_same(loaded.state_dict(), net.fuse().state_dict())
 
 
 class TestLineage:
@@ -169,11 +155,6 @@ class TestRefused:
         path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
         refused(path)
 
-    @pytest.mark.parametrize("how", [torch.save, lambda contents, path: path.write_bytes(pickle.dumps(contents))])
-    def test_code_is_not_run(self, net, tmp_path, how):
-        how(net, tmp_path / "module.pth")  # stores references to classes
-        assert "get a plain state dict" in refused(tmp_path / "module.pth")
-
     @pytest.mark.parametrize(("contents", "words"), [
         ([], ""), (torch.zeros(3), ""), ({}, ""), ({"state_dict": {}}, ""), ({1: torch.zeros(2)}, ""),
         ({"state_dict": {"vgg.0.weight": "text"}}, "vgg.0.weight"),
@@ -225,23 +206,3 @@ class TestRefused:
         """Also one whose priors don't fit the network's maps: their number isn't in the state dict."""
         change(path, config={**read_file(path)["config"], **changes})
         refused(path)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on a file's size to simulate a full disk")
-def test_a_full_disk_leaves_the_old_file(tmp_path):
-    path = tmp_path / "net.pth"
-    path.write_text("old")
-    program = f"""
-import resource, torch
-from utils.errors import exit_on_input_error
-from weights.checkpoint import save_file
-resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-with exit_on_input_error():
-    save_file({{"weights": torch.zeros(100_000)}}, {str(path)!r})
-"""
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr
-    assert [str(path) in line for line in done.stderr.splitlines()] == [True]
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
