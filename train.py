@@ -130,7 +130,7 @@ def main(args):
     from training.pretrain import pretrain_base
     from utils.augmentations import SSDAugmentation
     from utils.system import StopSignals, choose_precision, device_name, keep_freed_memory, report_out_of_memory
-    from weights.checkpoint import CheckpointInfo, is_run_state
+    from weights.checkpoint import CheckpointInfo, is_run_state, out_of_range
 
     keep_freed_memory()
     torch.set_flush_denormal(True)  # denormal weights and moments make a CPU many times slower
@@ -172,6 +172,8 @@ def main(args):
         # The network
         size = args.size or (start.config.min_dim if start and start.config else 300)
         width = args.width or (start.width if start and start.width else 1.0)
+        if width != 1 and not start and not args.basenet:
+            raise InputError(f"--width {width:g}: the VGG16 base has width 1; start from --basenet none or --finetune")
         batch_norm = start.batch_norm if start else args.basenet == "none"
         config = get_config(args.dataset, size)
         if start and start.config:
@@ -270,6 +272,8 @@ def main(args):
         if first > max_iter or (first == max_iter and final.is_file()):
             say(f"nothing to do: the run is at iteration {first}, and --max_iter is {max_iter}")
             return
+        if ranks.is_main:
+            final.unlink(missing_ok=True)  # of a shorter run that this one continues
 
         # The loader: order and augmentation of the samples depend only on the seed and the iteration
         augmentation = samples.NoAugmentation(size)
@@ -306,7 +310,11 @@ def main(args):
         def save(done, unscored=False):
             """Write the state after `done` iterations; `unscored`: it is not validated yet."""
             log.settle()
-            network.check_finite(net, done)
+            if key := out_of_range(net.state_dict()):
+                raise InputError(
+                    f"{key} is not finite, or overflows float16, after iteration {done}; lower --lr and continue from "
+                    "the last state that was saved (--resume auto)"
+                )
             if ranks.is_main:
                 contents = {"run": run, "config": asdict(config), "usable": usable, "best": best}
                 contents |= {"log": log.state(unscored), **trainer.state_dict()}
@@ -349,8 +357,9 @@ def main(args):
                 if scoring or stopping or done % save_every == 0 or done == max_iter:
                     save(done, unscored=scoring)
                 if stopping:
-                    say(f"stopped by {stop.name or 'a signal'} after iteration {done}; resume with --resume auto")
-                    sys.exit(128 + (stop.number or signal.SIGTERM))
+                    number = signal.Signals(stop.number or signal.SIGTERM)  # of another rank
+                    say(f"stopped by {number.name} after iteration {done}; resume with --resume auto")
+                    sys.exit(128 + number)
                 if scoring:
                     score(done)
         if ranks.is_main:

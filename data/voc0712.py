@@ -43,15 +43,19 @@ class Annotation:
     difficult: np.ndarray
 
 
-def read_annotation(path):
+def read_annotation(path, convert=None):
     """Read a VOC annotation file. A missing `difficult` is 0; degenerate boxes are kept.
+
+    Args:
+        path: the file.
+        convert: function of the XML's root element; returns an Annotation if not given.
 
     Raises:
         InputError: the file is missing or damaged, or an object lacks its name or a readable box.
     """
     root = _read_xml(path)
     try:
-        return _parse_annotation(root)
+        return (convert or _parse_annotation)(root)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
@@ -197,12 +201,7 @@ class VOCDetection(torch.utils.data.Dataset):
 
     def pull_target(self, index, width, height):
         """Return the rows [x1, y1, x2, y2, label] of an image, corners as fractions."""
-        path = self.annotation_path(index)
-        root = _read_xml(path)
-        try:
-            return self.target_transform(root, width, height)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
+        return read_annotation(self.annotation_path(index), lambda root: self.target_transform(root, width, height))
 
     def pull_anno(self, index):
         """Return (image name, rows [x1, y1, x2, y2, label]), corners in pixels from 0."""

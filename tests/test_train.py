@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -106,6 +107,15 @@ class TestResume:
             assert f"nothing to do: the run is at iteration 2, and --max_iter is {length}" in capsys.readouterr().out
         assert contents(tmp_path / "run") == before
 
+    def test_a_longer_run_removes_the_shorter_ones_result(self, images, tmp_path, monkeypatch):
+        train(images, tmp_path / "run", "--max_iter 1")
+        with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+            patch.setattr("training.log.draw_curves", lambda folder: 1 / 0)
+            train(images, tmp_path / "run", "--max_iter 2 --resume auto")
+        assert not (tmp_path / "run" / FINAL).exists()
+        train(images, tmp_path / "run", "--max_iter 2 --resume auto")
+        assert (tmp_path / "run" / FINAL).exists()
+
     def test_only_weights_are_resumed_and_that_is_said(self, images, tmp_path, capsys):
         train(images, tmp_path / "run", "--max_iter 1")
         state = load_network(tmp_path / "run" / FINAL)[0].state_dict()
@@ -122,6 +132,10 @@ class TestIdentity:
         train(images, run, "--max_iter 2")
         before = contents(run)
         assert "already holds a run (state_2.pth); resume it with --resume auto" in refused(images, run, "--max_iter 1")
+        (tmp_path / "moved").mkdir()
+        shutil.copy(run / FINAL, tmp_path / "moved")
+        assert f"already holds a run ({FINAL})" in refused(images, tmp_path / "moved", "--max_iter 1")
+        assert "start from --basenet none" in refused(images, tmp_path / "new", "--width 0.5 --max_iter 1", BASE)
         for change in ("--optimizer adamw", "--seed 1", "--batch_size 3", "--classes dog cat"):
             assert "run.json: made by a run with other settings" in refused(images, run, f"{resume} {change}")
         for change in ("--width 0.1", "--size 512"):
@@ -199,7 +213,7 @@ class TestFaults:
 
         monkeypatch.setattr(engine.Trainer, "step", break_a_weight)
         said = refused(images, tmp_path / "run", "--max_iter 1")
-        assert "conf.2.bias is not finite after iteration 1" in said
+        assert "conf.2.bias is not finite, or overflows float16, after iteration 1" in said
         assert not list((tmp_path / "run").glob("*.pth"))
 
     @pytest.mark.parametrize("workers", [0, 1])

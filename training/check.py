@@ -55,18 +55,26 @@ def check_images(images, class_names, ranks, num_workers=4, name_all=False):
     repeated = [index for index, image_id in enumerate(images.ids) if first_of[image_id] != index]
     failed = [index for index, item in enumerate(found) if item.error]
     usable = sorted(set(range(len(images))) - set(repeated) - set(failed))
-    path = {index: str(images.image_path(index)) for index in range(len(images))}
+
+    def names(indices):
+        return [str(images.image_path(index)) for index in indices]
+
     problems = [
         ("images or annotations that can't be used: left out", [found[index].error for index in failed]),
-        ("images listed more than once: used once", [path[index] for index in repeated]),
-        ("images with boxes without area (min >= max): dropped", [path[i] for i in usable if found[i].empty]),
-        ("images with boxes outside of them: dropped", [path[i] for i in usable if found[i].outside]),
-        ("images with boxes partly outside of them: clipped", [path[i] for i in usable if found[i].reaching]),
-        ("images without objects to train on: background", [path[i] for i in usable if not found[i].labels]),
+        ("images listed more than once: used once", names(repeated)),
+        ("images with boxes without area (min >= max): dropped", names(i for i in usable if found[i].empty)),
+        ("images with boxes outside of them: dropped", names(i for i in usable if found[i].outside)),
+        ("images with boxes partly outside of them: clipped", names(i for i in usable if found[i].reaching)),
+        ("images without objects to train on: background", names(i for i in usable if not found[i].labels)),
     ]
     objects = sum(len(found[index].labels) for index in usable)
     ranks.say(_class_table([found[index].labels for index in usable], class_names))
-    ranks.say("\n".join(_problem_lines(problems, len(images) if name_all else MAX_EXAMPLES)))
+    shown = len(images) if name_all else MAX_EXAMPLES
+    for text, places in problems:
+        if places:
+            ranks.say("\n    ".join([f"{len(places):,} {text}", *places[:shown]]))
+        if len(places) > shown:
+            ranks.say(f"    and {len(places) - shown:,} more (--check_only names them all)")
     if len(failed) > MAX_UNUSABLE * len(images):
         raise InputError(
             f"{images.root}: {len(failed):,} of {len(images):,} images can't be used; is the data set complete? "
@@ -104,14 +112,3 @@ def _class_table(labels_of_images, class_names):
     rows = [[name, f"{objects[i]:,}", f"{images[i]:,}"] for i, name in enumerate(class_names)]
     rows.append(["all", f"{objects.sum():,}", f"{sum(map(bool, labels_of_images)):,}"])
     return tabulate(rows, ["class", "objects", "images"], disable_numparse=True, colalign=("left", "right", "right"))
-
-
-def _problem_lines(problems, max_examples):
-    """Return a line for each problem that occurs, followed by its first files."""
-    lines = []
-    for text, places in problems:
-        if places:
-            lines += [f"{len(places):,} {text}", *(f"    {place}" for place in places[:max_examples])]
-            if len(places) > max_examples:
-                lines.append(f"    and {len(places) - max_examples:,} more (--check_only names them all)")
-    return lines

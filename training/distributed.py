@@ -94,10 +94,3 @@ def join(device_name):
         yield Ranks(int(os.environ["RANK"]), local, world, control), device
     finally:
         dist.destroy_process_group()
-
-
-def sum_over_ranks(tensor):
-    """Add up a float tensor over the ranks, in place, on its device. All ranks must call this at the same iteration."""
-    if dist.is_initialized():
-        dist.all_reduce(tensor)
-    return tensor

@@ -18,7 +18,6 @@ from ssd import Heads
 from utils.images import read_image
 from weights.checkpoint import save_checkpoint
 
-from .distributed import sum_over_ranks
 from .optimizer import load_moments, set_learning_rate
 
 
@@ -84,7 +83,10 @@ class Trainer:
             self.average.update(self.net, iteration)
         # n is the mean over the ranks, so the sum over the ranks is divided by their number.
         positives = (batch[2] > 0).sum()[None]
-        return sum_over_ranks(torch.cat([losses / self.ranks.world, positives]))
+        values = torch.cat([losses / self.ranks.world, positives])
+        if self.ranks.world > 1:
+            torch.distributed.all_reduce(values)
+        return values
 
     @property
     def result(self):

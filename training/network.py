@@ -4,8 +4,6 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from data.config import SSDConfig
 from utils.errors import InputError
 from weights.catalogue import resolve
@@ -93,10 +91,10 @@ def load_fitting(net, start, class_names, say):
         known = [name for name in class_names if name in start.class_names]
         theirs = [0, *(1 + start.class_names.index(name) for name in known)]  # and the background
         ours = [0, *(1 + class_names.index(name) for name in known)]
-        for key in own.keys() & start.state_dict.keys():
+        for key in [key for key in own.keys() & start.state_dict.keys() if key.startswith("conf.")]:
             boxes = len(own[key]) // (1 + len(class_names))
             value = start.state_dict[key]
-            if key.startswith("conf.") and value.shape == (boxes * (1 + len(start.class_names)), *own[key].shape[1:]):
+            if value.shape == (boxes * (1 + len(start.class_names)), *own[key].shape[1:]):
                 fitting[key] = own[key].clone()
                 value = value.unflatten(0, (boxes, -1))  # [boxes, classes, ...]
                 fitting[key].unflatten(0, (boxes, -1))[:, ours] = value[:, theirs].float()
@@ -124,10 +122,10 @@ def load_base(net, name, say):
         say(f"{error}; trying {FALLBACK_BASE} instead")
         path = resolve(FALLBACK_BASE)
     contents = read_file(path)
-    tensors = contents.items() if isinstance(contents, dict) else ()
-    state = {str(key).removeprefix("features.").removeprefix("vgg."): value for key, value in tensors}
+    items = contents.items() if isinstance(contents, dict) else ()
+    state = {str(key).removeprefix("features.").removeprefix("vgg."): value for key, value in items if is_plain(value)}
     own = net.vgg.state_dict()
-    fitting = {key: state[key] for key in own.keys() & state.keys() if _has_shape(state[key], own[key].shape)}
+    fitting = {key: state[key] for key in own.keys() & state.keys() if state[key].shape == own[key].shape}
     convolutions = {key for key in own if int(key.partition(".")[0]) < 31}
     if missing := sorted(convolutions - fitting.keys()):
         raise InputError(f"{path}: not a VGG16 base of width {net.width} (missing keys: {', '.join(missing[:3])})")
@@ -136,22 +134,7 @@ def load_base(net, name, say):
     say(f"base network loaded from {path}; initialized from scratch: {missing and missing + ', '}extras, heads")
 
 
-def _has_shape(value, shape):
-    return is_plain(value) and value.shape == shape
-
-
 def freeze_base(net, layers):
     """Freeze the base network's first layers, including their BatchNorm statistics."""
     for layer in net.vgg[:layers]:
         layer.eval().requires_grad_(False)
-
-
-def check_finite(net, iteration):
-    """Raise InputError if a weight is not finite. This synchronizes with the host."""
-    finite = torch.stack([tensor.isfinite().all() for tensor in net.state_dict().values()])
-    if not finite.all():
-        name = list(net.state_dict())[int(finite.int().argmin())]
-        raise InputError(
-            f"{name} is not finite after iteration {iteration}; lower --lr and continue from the last state that was "
-            "saved (--resume auto)"
-        )

@@ -138,9 +138,6 @@ class TrainingSamples(torch.utils.data.Dataset):
         self.images, self.augmentation, self.seed = images, augmentation, seed
         self.order = Shuffle(len(images), seed, weights)
 
-    def __len__(self):
-        return len(self.images)
-
     def __getitem__(self, position):
         """Return (image uint8 RGB [S, S, 3], target float32 [objects, 5], index of the image)."""
         index = self.order[position]

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import filelock
-import torch
 
 from utils.errors import InputError
 from utils.files import whole_file
@@ -71,12 +70,13 @@ def check_folder(folder, resume, run):
     """Compare the run in a folder, if there is one, with the current run.
 
     Raises:
-        InputError: the folder contains states and the run isn't resumed, or the states belong to another run.
+        InputError: the folder contains a run that isn't resumed, or states of another run.
     """
     states = [*list_states(folder), *folder.glob("crops.pth")]
-    if states and not resume:
+    files = [*folder.glob("best.pth"), *folder.glob("ssd*_final.pth"), *states]
+    if files and not resume:
         raise InputError(
-            f"{folder}: already holds a run ({states[-1].name}); resume it with --resume auto, "
+            f"{folder}: already holds a run ({files[-1].name}); resume it with --resume auto, "
             "or choose another --save_folder"
         )
     path = folder / "run.json"
@@ -108,19 +108,13 @@ def write_identity(folder, run):
 def save_state(folder, iteration, contents, keep):
     """Write `state_<iteration>.pth` and keep the `keep` newest states up to it.
 
-    Later states are removed: the run was continued from an earlier one.
-
-    Samples and augmentation depend only on the iteration and the seed, so torch's random generators are the only ones
-    to save.
+    Later states are removed: the run was continued from an earlier one. No random generator is saved, because samples
+    and augmentation depend only on the iteration and the seed.
 
     Raises:
         InputError: it can't be written; the earlier states remain.
     """
-    generators = {
-        "rng": torch.get_rng_state(),
-        "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-    contents = {"format": FORMAT, "iteration": iteration, **contents, **generators}
+    contents = {"format": FORMAT, "iteration": iteration, **contents}
     path = folder / f"state_{iteration}.pth"
     save_file(contents, path)
     states = list_states(folder)
@@ -151,10 +145,10 @@ def find_state(resume, folder, say):
 
 
 def restore(path, state, trainer, run, say):
-    """Load a state into a Trainer and torch's generators.
+    """Load a state into a Trainer.
 
     Returns:
-        (iteration, state of the log or None, best mAP so far).
+        (iteration, state of the log, best mAP so far).
 
     Raises:
         InputError: the state is damaged, or belongs to another run.
@@ -165,13 +159,13 @@ def restore(path, state, trainer, run, say):
         say(f"{path}: the state of an earlier version, which doesn't say what run it belongs to")
     try:
         trainer.load_state_dict(state)
-        torch.set_rng_state(state["rng"])
-        if torch.cuda.is_available() and len(state["rng_cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["rng_cuda"])
-        return as_count(state["iteration"]), _log_state(state["log"]), float(state["best"])
+        log = state["log"]
+        loc, conf, positives = map(float, log["sums"])
+        log = {"sums": [loc, conf, positives], "count": as_count(log["count"]), "unscored": bool(log.get("unscored"))}
+        return as_count(state["iteration"]), log, float(state["best"])
     except DAMAGED as error:
         reason = str(error).strip().partition("\n")[0][:200]
-        raise InputError(f"{path}: damaged, or the state of another network ({reason}); use another state") from error
+        raise InputError(f"{path}: damaged, or the state of another network or --freeze ({reason})") from error
 
 
 def usable_images(state, count):
@@ -185,15 +179,6 @@ def as_count(value):
     if type(value) is not int or not 0 <= value < 2**53:
         raise ValueError(f"{value!r:.60} is not a count")
     return value
-
-
-def _log_state(log):
-    if log is None:
-        return None
-    sums = [float(value) for value in log["sums"]]
-    if len(sums) != 3:
-        raise ValueError("the log has three sums")
-    return {"sums": sums, "count": as_count(log["count"]), "unscored": bool(log.get("unscored"))}
 
 
 def list_states(folder):

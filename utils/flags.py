@@ -34,13 +34,8 @@ def number(kind, minimum=-math.inf, maximum=math.inf, *, above=-math.inf, below=
         minimum, maximum: smallest and largest allowed value.
         above, below: exclusive bounds.
     """
-    rules = [
-        f"at least {minimum}" if minimum > -math.inf else "",
-        f"greater than {above}" if above > -math.inf else "",
-        f"at most {maximum}" if maximum < math.inf else "",
-        f"below {below}" if below < math.inf else "",
-    ]
-    wanted = " and ".join(filter(None, rules)) or "finite"
+    bounds = {"at least": minimum, "greater than": above, "at most": maximum, "below": below}
+    wanted = " and ".join(f"{words} {bound}" for words, bound in bounds.items() if abs(bound) < math.inf) or "finite"
     noun = "a whole number" if kind is int else "a number"
 
     def parse(text):

@@ -93,20 +93,13 @@ def _cpu_has(probe):
     return probe is not None and probe()
 
 
-def is_out_of_memory(error):
-    """Return True if an exception means that the computer or the device is out of memory."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
-
-
 @contextmanager
 def report_out_of_memory(remedy):
     """A context that turns out-of-memory exceptions into an InputError with the remedy."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in _OUT_OF_MEMORY):
             raise
         raise InputError(f"out of memory; {remedy}") from error
 
@@ -141,11 +134,6 @@ class StopSignals:
 
     def __bool__(self):
         return self.number != 0
-
-    @property
-    def name(self):
-        """Name of the signal, such as SIGTERM; empty if there was none."""
-        return signal.Signals(self.number).name if self.number else ""
 
     def __enter__(self):
         with suppress(ValueError):  # not in the main thread

@@ -82,7 +82,7 @@ def save_checkpoint(path, net, info, half=False):
     state = {key: tensor.cpu().contiguous() for key, tensor in net.state_dict().items()}
     if half:
         state = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
-    if key := _out_of_range(state):
+    if key := out_of_range(state):
         raise InputError(f"{path}: not saved, {key} is not finite, or overflows float16")
     stored = {field.name: getattr(info, field.name) for field in fields(info) if field.name not in ("config", "path")}
     save_file({"format": FORMAT, "state_dict": state, "config": asdict(info.config), **stored}, path)
@@ -163,13 +163,13 @@ def read_checkpoint(path):
     # In a small file, a tensor can repeat one stored number (stride 0), and tensors can share their storage.
     if sum(tensor.numel() * tensor.element_size() for tensor in state.values()) > Path(path).stat().st_size:
         raise InputError(f"{path}: claims more weights than the file holds; get a plain state dict")
-    if key := _out_of_range(state):
+    if key := out_of_range(state):
         raise InputError(f"{path}: {key:.60} is not finite, or overflows float16; get another checkpoint")
     info = _own_info(contents, path) if contents.get("format") == FORMAT else _lineage_info(state, path)
     return state, replace(info, path=Path(path))
 
 
-def _out_of_range(state):
+def out_of_range(state):
     """Return the name of a tensor that is not finite or overflows float16 (a supported precision), or None.
 
     BatchNorm's statistics may be larger, since they are folded into the weights first.

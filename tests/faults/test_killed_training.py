@@ -76,7 +76,6 @@ def results(run):
         if (run.folder / name).exists():
             found[name] = read_file(run.folder / name)
             found[name].pop("trained_with", None)  # the command, with or without --resume
-            found[name].pop("rng", None)  # torch draws from it for each loader that is opened, but no step does
             for group in found[name].get("optimizer", {}).get("param_groups", []):
                 del group["lr"]  # each step sets it
     return found

@@ -127,11 +127,12 @@ class TestFinetune:
             assert (key in fresh) or torch.equal(value, trained.state_dict()[key]), key
         assert capsys.readouterr().out.endswith(f"initialized from scratch: {', '.join(fresh)}\n")
 
-    @pytest.mark.parametrize("kind", ["checkpoint", "state"])
-    def test_class_heads_are_loaded_by_name(self, kind, tmp_path, capsys):
+    @pytest.mark.parametrize(("kind", "batch_norm"), [("checkpoint", False), ("state", False), ("state", True)])
+    def test_class_heads_are_loaded_by_name(self, kind, batch_norm, tmp_path, capsys):
         """Of as many classes as before, but others: a background and c are known, x and y are not."""
-        trained, net, fresh = make_net(seed=3).state_dict(), make_net(seed=4), make_net(seed=4).state_dict()
-        start = read_start(source(kind, tmp_path, make_net(seed=3)))
+        net, fresh = (make_net(seed=4, batch_norm=batch_norm) for _ in range(2))
+        start = read_start(source(kind, tmp_path, make_net(seed=3, batch_norm=batch_norm)))
+        trained, fresh = start.state_dict, fresh.state_dict()
         load_fitting(net, start, ("c", "x", "y"), print)
         assert capsys.readouterr().out.startswith(f"classes known to {start.path}: c\n")
         for key, value in net.state_dict().items():

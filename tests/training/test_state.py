@@ -51,23 +51,10 @@ def test_a_state_comes_back(tmp_path, settings):
         assert all(value is None or torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
-@pytest.mark.parametrize("devices", [2, 1])
-def test_cuda_s_generators_come_back_if_there_are_as_many_devices(tmp_path, monkeypatch, devices):
-    generators, restored = [torch.zeros(16, dtype=torch.uint8), torch.ones(16, dtype=torch.uint8)], []
-    trainer = make_trainer()
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: generators)
-    monkeypatch.setattr(torch.cuda, "set_rng_state_all", restored.extend)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
-    path = save(tmp_path, trainer)
-    state.restore(path, state.find_state("auto", tmp_path, print)[1], trainer, RUN, print)
-    assert [one.tolist() for one in restored] == ([one.tolist() for one in generators] if devices == 2 else [])
-
-
 @pytest.mark.parametrize(("keys", "value"), [
     (["iteration"], "2"), (["iteration"], -1), (["iteration"], 10**400), (["best"], "high"), (["best"], 10**400),
     (["log"], {}), (["log", "sums"], [1.0, 2.0]), (["log", "sums"], ["a", "b", "c"]), (["log", "count"], None),
-    (["model"], []), (["average"], {"vgg.0.weight": 3}), (["rng"], torch.zeros(3, dtype=torch.uint8)),
+    (["model"], []), (["average"], {"vgg.0.weight": 3}),
     (["optimizer"], {"param_groups": [], "state": {10**6: {}}}), (["optimizer", "state", 0, "step"], "once"),
     (["optimizer", "state", 0, "exp_avg"], torch.zeros(3)), (["optimizer", "state", 0, "exp_avg"], None),
     (["optimizer", "state", 0, "momentum_buffer"], None), (["optimizer", "state", 0, "step"], -1.0),
