@@ -77,28 +77,23 @@ def main(args):
 
     with open_inputs(args.input or [default_input()], args.recursive) as (found, errors):
         if not found:
-            raise_together(errors)
-        inputs = with_targets(found, args.output)
+            fail(errors)
+        inputs = with_targets(found, args.output, several=len(args.input) > 1)
         check_outputs(args, inputs)
         detect(args, inputs, errors)
 
 
-def raise_together(errors):
-    """Raise the only error, or print all of them and raise an InputError with their number."""
-    if len(errors) > 1:
-        for error in errors:
-            print_error(error)
-        raise InputError(f"none of {count(len(errors), 'input')} can be read")
-    raise errors[0]
+def fail(errors):
+    """Print the errors of all inputs, and exit."""
+    for error in errors:
+        print_error(error)
+    sys.exit(2)
 
 
 def default_input():
-    """Return the video to use if no input is given. Raises InputError if there is none."""
-    places = [Path("Funny_dog.mp4"), HERE / "Funny_dog.mp4", HERE / "data" / "sample.mp4"]
-    found = next((path for path in places if path.is_file()), None)
-    if found is None:
-        raise InputError("no INPUT, and neither Funny_dog.mp4 nor data/sample.mp4 is there; name a video or an image")
-    return str(found)
+    """Return the video to use if no input is given."""
+    places = Path("Funny_dog.mp4"), HERE / "Funny_dog.mp4", HERE / "data" / "sample.mp4"
+    return str(next((path for path in places if path.is_file()), places[-1]))
 
 
 def check_outputs(args, inputs):
@@ -144,7 +139,7 @@ def detect(args, inputs, errors):
     """
     from inference import Detector
     from inference.drawing import draw_detections
-    from inference.inputs import Written, make_folders
+    from inference.inputs import Written
     from inference.output import Crops, Display, Results
     from inference.pipeline import Pipeline
     from training.distributed import join
@@ -175,8 +170,9 @@ def detect(args, inputs, errors):
             tell(f"hint: --trained_model {PUBLISHED} is more accurate")
         opened.enter_context(Written().watch([*(one.target for one in inputs), *files]))
         results = opened.enter_context(Results(inputs, args.json, args.csv, args.coco, ranks))
-        if args.output and (len(inputs) > 1 or inputs[0].folder):
-            make_folders(inputs)
+        if args.output and not args.no_video and inputs[0].target != Path(args.output):
+            for one in inputs:
+                one.target.parent.mkdir(parents=True, exist_ok=True)
         draw = partial(
             draw_detections, line_width=args.line_width, labels=not args.hide_labels, scores=not args.hide_scores
         )
@@ -198,7 +194,7 @@ def detect(args, inputs, errors):
         images = sum(ranks.gather([sum(summary.images for _, summary in reports)]))
         failed = sum(ranks.gather([len(errors)]))
         if not images and errors:
-            raise_together(errors)
+            fail(errors)
         for error in errors:
             print_error(error)
 

@@ -24,7 +24,7 @@ try() { # name, command...
 }
 
 train() { # flags: a narrow network on images of the bundled clip
-    python benchmarks/watched_training.py --dataset "$work/data" --basenet none --width 0.25 --batch_size 8 --warmup 2 \
+    python train.py --dataset "$work/data" --basenet none --width 0.25 --batch_size 8 --warmup 2 \
         --max_iter 20 --print_every 5 --num_workers 2 --schedule constant --lr 0.001 "$@"
 }
 
@@ -70,7 +70,7 @@ lists = folder / 'ImageSets' / 'Main'
 (lists / 'val.txt').write_text((lists / 'train.txt').read_text())" || exit 2
 
 if [ "$device" = cuda ]; then
-    try "CUDA tests" python -m pytest -q -n 0 tests/inference/test_detector.py -k "cuda or Cuda or CUDA"
+    try "CUDA tests" python -m pytest -q -n 0 tests/inference/test_detector.py tests/training/test_engine.py -k "cuda or Cuda or CUDA"
 fi
 try "clip on the CPU" detect cpu cpu
 try "clip on $device" detect "$device" device

@@ -142,11 +142,11 @@ class Detector:
 
     @classmethod
     def of_network(cls, net, info, device="cpu", *args, **settings):
-        """Make a Detector of a copy of `net`, an SSD without BatchNorm, and its CheckpointInfo.
+        """Make a Detector of a copy of `net`, an SSD, and its CheckpointInfo.
 
         The other arguments are the constructor's.
         """
-        return cls((copy.deepcopy(net).eval(), info), device, *args, **settings)
+        return cls((copy.deepcopy(net).fuse(), info), device, *args, **settings)
 
     @property
     def description(self):

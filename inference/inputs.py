@@ -83,7 +83,8 @@ def _find(name, recursive, temporary):
         return [Input("live", int(name), f"camera {name}")]
     if glob.has_magic(name):
         found = [Path(match) for match in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207 (Path.glob takes no absolute patterns)
-        found = [path for path in found if path.is_file() and not path.stem.endswith(MARK)]
+        ours = Written() if "**" in name else ()  # the folder of earlier results may be among the subfolders
+        found = [path for path in found if path.is_file() and not path.stem.endswith(MARK) and path not in ours]
         if not found:
             raise InputError(f"{name}: no file matches; check the pattern")
         return [_file(path) for path in found]
@@ -160,19 +161,25 @@ def _holds_image(path):
         return False
 
 
-def with_targets(inputs, output=None):
+def with_targets(inputs, output=None, several=False):
     """Return the inputs with the paths of their results.
 
     A single video is written to `output`, or to output.mp4. A single image is written to `output`, or to
-    NAME_detections.SUFFIX beside it. For other inputs, `output` is a folder. Without it, each result is written beside
-    its input; results of live sources, web files and stdin are written to the current folder.
+    NAME_detections.SUFFIX beside it. For other inputs, `output` is a folder, and so is a name without suffix. Without
+    it, each result is written beside its input; results of live sources, web files and stdin are written to the current
+    folder.
+
+    Args:
+        inputs: list of Input.
+        output: path, or None.
+        several: several inputs were named, even if only one was found.
 
     Raises:
         InputError: `output` has an unsupported suffix, or is a file but must be a folder.
     """
-    alone = len(inputs) == 1 and inputs[0].folder is None
+    alone = len(inputs) == 1 and inputs[0].folder is None and not several
     into = Path(output) if output is not None else None
-    if alone and not (into and into.is_dir()):
+    if alone and not (into and (into.is_dir() or not into.suffix)):
         (one,) = inputs
         if into is None:
             into = Path("output.mp4") if one.kind != "image" else _beside(one)
@@ -181,14 +188,12 @@ def with_targets(inputs, output=None):
             kind = "an image" if one.kind == "image" else "a video"
             raise InputError(f"--output {into}: {kind} is written as {', '.join(suffixes)}; choose such a name")
         return [replace(one, target=into)]
-    if into is None:
-        return [replace(one, target=_beside(one)) for one in inputs]
-    if into.is_file():
+    if into and into.is_file():
         raise InputError(f"--output {output}: this is a file; name a folder, since each input has its own result")
     taken, done = set(), []
     for one in inputs:
         below = one.source.relative_to(one.folder).parent if one.folder else Path()
-        first = target = into / below / _result_name(one, "")
+        first = target = into / below / _result_name(one, "") if into else _beside(one)
         number = 2
         while target in taken:
             target = first.with_stem(f"{first.stem}_{number}")
@@ -211,15 +216,6 @@ def _result_name(one, mark):
     if path.suffix.lower() in suffixes:
         return f"{path.stem}{mark}{path.suffix}"
     return f"{path.name}{mark}{default}"
-
-
-def make_folders(inputs):
-    """Make the folders for the results of several inputs. Raises InputError if that fails."""
-    for folder in {one.target.parent for one in inputs}:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{folder}: can't be made a folder ({error.strerror})") from error
 
 
 class Written:

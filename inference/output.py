@@ -156,11 +156,9 @@ class Crops:
             x1, y1, x2, y2 = (int(side) for side in box.round())
             crop = image[max(y1, 0) : min(y2, height), max(x1, 0) : min(x2, width)]
             if crop.size:
-                folder = self.folder / quote(label, safe=" ")
-                try:
-                    folder.mkdir(exist_ok=True)
-                except OSError as error:
-                    raise InputError(f"--crops {folder}: can't be written ({error.strerror})") from error
+                # A class may be called "..", and quoted letters are longer.
+                folder = self.folder / re.sub(r"^\.", "%2E", quote(label, safe=" "))[:200]
+                folder.mkdir(exist_ok=True)
                 write_image(folder / f"{name}_{number}.jpg", crop)
 
 

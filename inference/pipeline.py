@@ -7,9 +7,8 @@ wait for each other after every layer, and use the cores that other processes (f
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from itertools import chain, islice
+from itertools import islice, takewhile
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -162,40 +161,34 @@ class Pipeline:
         stages = ("read", "network", "draw", "write") if targets else ("read", "network", "draw")
         summary = Summary("image", dict.fromkeys(stages, workers))
 
-        def read(path):
-            with summary.timing("read"):
-                try:
-                    return read_image(path)
-                except InputError as error:
-                    return error
-
         def work(batch):
-            images = [read(path) for path, _ in batch]
-            readable = [index for index, image in enumerate(images) if isinstance(image, np.ndarray)]
-            keys = [(str(batch[index][0]),) for index in readable]
-            found = self._detect_and_draw([images[index] for index in readable], keys, summary)
-            for index in readable if targets else ():
+            read, errors = [], []
+            for path, target in batch:
+                try:
+                    with summary.timing("read"):
+                        read.append((path, target, read_image(path)))
+                except InputError as error:
+                    errors.append(error)
+            found = self._detect_and_draw([image for *_, image in read], [(str(path),) for path, *_ in read], summary)
+            for _, target, image in read if targets else ():
                 with summary.timing("write"):
-                    write_image(batch[index][1], images[index])
-            found = dict(zip(readable, found, strict=True))
-            return [(path, images[index], found.get(index)) for index, (path, _) in enumerate(batch)]
+                    write_image(target, image)
+            return errors, list(zip(read, found, strict=True))
 
         waiting = batches(zip(paths, targets or paths, strict=True), self.batch_size)
+        waiting = takewhile(lambda _: not self.stopped, waiting)  # batches in progress are finished and reported
         no_bar = True if len(paths) == 1 else self.no_bar
         bar = tqdm(total=len(paths), unit="image", dynamic_ncols=True, disable=no_bar)
         with closing(in_order(work, waiting, workers, threads)) as results, bar:
-            for path, image, detections in chain.from_iterable(results):
-                bar.update()
-                if detections is None:
-                    summary.errors.append(image)
-                    continue
-                if self.on_result:
-                    self.on_result(detections, file=str(path))
-                summary.add(detections)
-                if self.display:
-                    self.display.show(image, wait=True)
-                if self.stopped:
-                    break
+            for errors, finished in results:
+                summary.errors += errors
+                for (path, _, image), detections in finished:
+                    if self.on_result:
+                        self.on_result(detections, file=str(path))
+                    summary.add(detections)
+                    if self.display and not self.stopped:
+                        self.display.show(image, wait=True)
+                bar.update(len(errors) + len(finished))
         return summary
 
     def _detect_and_draw(self, images, keys, summary):

@@ -73,7 +73,7 @@ class Evaluation:
     ground_truth: GroundTruthArrays  # of the scored classes
     voc: tuple[VOCResult, ...]  # one for each rule; for COCO data by the plain rule
     coco: tuple[dict, dict] | None  # COCO's figures, and those of the classes, as from evaluate_coco
-    threshold: float  # as from best_threshold
+    threshold: float  # as from best_threshold, by the first rule
     mean_f1: float
     notes: tuple[str, ...]  # a line for each kind of data that was left out
 
@@ -105,8 +105,8 @@ def evaluate(images, scored, rule="both", coco_metrics=False):
         content = images.coco.content if images.coco else annotations_from_arrays(ground_truth, images.ids, names)
         categories = [category for category in images.category_ids(names) if category is not None]
         coco = evaluate_coco(content, coco_results(images, scored), categories, images.ids)
-    threshold, mean_f1 = best_threshold(detections, ground_truth, names)
     voc = tuple(evaluate_detections(detections, ground_truth, names, rule) for rule in rules)
+    threshold, mean_f1 = best_threshold(detections, voc[0])
     title, notes = printable(f"{scored.title} on {images.title}"), (*images.notes, *scored.notes, *notes)
     return Evaluation(title, images, scored, ground_truth, voc, coco, threshold, mean_f1, notes)
 

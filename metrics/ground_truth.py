@@ -41,7 +41,8 @@ class EvaluationSet:
         Raises InputError if there are no objects of these classes, or difficult ones only.
         """
         label_of = {name: label for label, name in enumerate(class_names)}
-        labels = np.array([label_of.get(name, -1) for name in self.class_names], np.int64)[self.objects.labels]
+        found = [label_of.get(name, label_of.get(name.lower(), -1)) for name in self.class_names]  # as in training
+        labels = np.array(found, np.int64)[self.objects.labels]
         known = labels >= 0
         if not (known & ~self.objects.difficult).any():
             annotated = _first(self.class_names) or "nothing"

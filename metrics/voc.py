@@ -129,22 +129,22 @@ def _evaluate_class(detections, ground_truth, label, name, rule):
     return ClassResult(name, ap_11, ap_area, objects, difficult, rows, outcome, best, iou, recall, precision)
 
 
-def best_threshold(detections, ground_truth, class_names):
+def best_threshold(detections, result):
     """Return (threshold, mean F1): the score threshold with the best F1, averaged over the classes with ground truth.
 
-    Matches follow the reference rule, which ignores difficult objects. The thresholds are 0.00, 0.01 ... 0.99. A
-    detection counts if its score is greater than the threshold in float32, as in Detect. If several thresholds are
-    best, the middle one is returned. Without ground truth, F1 is NaN.
+    `result` is the VOCResult of the DetectionArrays. The thresholds are 0.00, 0.01 ... 0.99. A detection counts if its
+    score is greater than the threshold in float32, as in Detect. If several thresholds are best, the middle one is
+    returned. Without ground truth, F1 is NaN.
     """
     thresholds = np.arange(100) / 100
     f1 = []
-    for result in evaluate_detections(detections, ground_truth, class_names).classes:
-        if result.objects:
-            scores = detections.scores[result.rows].astype(np.float32)
+    for each in result.classes:
+        if each.objects:
+            scores = detections.scores[each.rows].astype(np.float32)
             kept = np.searchsorted(-scores, -thresholds.astype(np.float32))  # [100], number of detections
-            found = np.append(0, np.cumsum(result.outcome == TRUE_POSITIVE))[kept]
-            wrong = np.append(0, np.cumsum(result.outcome == FALSE_POSITIVE))[kept]
-            f1.append(2 * found / (found + wrong + result.objects))
+            found = np.append(0, np.cumsum(each.outcome == TRUE_POSITIVE))[kept]
+            wrong = np.append(0, np.cumsum(each.outcome == FALSE_POSITIVE))[kept]
+            f1.append(2 * found / (found + wrong + each.objects))
     mean = np.mean(f1, axis=0) if f1 else np.full(100, np.nan)
     best = np.flatnonzero(mean == mean.max()) if f1 else [0]
     return float(thresholds[best[len(best) // 2]]), float(mean.max())

@@ -79,6 +79,16 @@ def test_results_lie_beside_their_inputs_and_only_those_are_overwritten(run):
     assert len(decode("output.mp4", (160, 90))) == 3
 
 
+def test_one_of_several_names_and_a_name_without_suffix(run):
+    """A missing file does not make the other one the only input; two files of one name have two results."""
+    assert run("v.mp4", "missing.mp4")[0] == run("v.mp4", "missing.mp4", "--output", "a")[0] == 1
+    assert run("v.mp4", "--output", "b")[0] == run("v.mp4", "v.mp4")[0] == 0
+    assert run("v.mp4", "--no_video", "--output", "c")[0] == 0
+    assert names("a") == names("b") == ["v.mp4"]
+    assert {"v_detections.mp4", "v_detections_2.mp4", "a", "b"} <= set(names())
+    assert not {"output.mp4", "c"} & set(names())
+
+
 def test_what_a_failed_run_wrote_may_be_overwritten(run, monkeypatch):
     copies("000139.png", "in/a.png", "in/b.png")
     images = Pipeline.images
@@ -105,6 +115,9 @@ def test_recursive_keeps_the_folders(run):
     for _ in range(2):  # what the first run wrote is no input of the second
         assert run("in", "--recursive", "--output", "in/out")[0] == 0
     assert {path.name for path in Path("in/out").iterdir()} == {"a.png", "sub"}
+    for _ in range(2):
+        assert run("in/**/*.png", "--output", "in/out")[0] == 0
+    assert {path.name for path in Path("in/out").iterdir()} == {"a.png", "a_2.png", "sub"}
     assert "2 images" not in run("in", "--output", "flat")[1]  # without the flag, the folder alone
 
 

@@ -52,11 +52,14 @@ def test_detection_and_evaluation_with_classes_of_any_name(tmp_path, monkeypatch
         flags, image = ["--dataset", "COCO", "--dataset_root", data], data / "images" / "val2017" / f"{1:012}.jpg"
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
     run(Object_Detection, image, "--trained_model", network, "--output", "found.png", "--json", "found.jsonl")
+    run(Object_Detection, image, "--trained_model", network, "--no_video", "--crops", "crops")
+    assert sum(path.suffix == ".jpg" for path in Path("crops").rglob("*")) == 2
     found = json.loads(Path("found.jsonl").read_text())["detections"]
     assert {each["label"] for each in found} == {NASTY[11], NASTY[14]}
     run(eval_script, *flags, "--trained_model", network, "--save_folder", "out {0}")
     written = {path for path in tmp_path.rglob("*") if path.is_file()} - before
-    assert {path.parent.relative_to(tmp_path) for path in written} == {Path(), Path("out {0}")}
+    places = {path.parent.relative_to(tmp_path) for path in written}
+    assert {place for place in places if "crops" not in place.parts} == {Path(), Path("out {0}")}
     assert {"found.png", "found.jsonl", "results.json", "pr_curves.png"} < {path.name for path in written}
     assert not any(set(path.name) & set('\\:<>"*?|') for path in written)
     assert not Path("/tmp/outside").exists()

@@ -13,7 +13,7 @@ from inference import Detector
 from inference.drawing import draw_detections
 from layers.modules.multibox_loss import matched_priors
 from metrics.evaluation import detect_images
-from metrics.voc import best_threshold, evaluate_detections
+from metrics.voc import PLAIN, best_threshold, evaluate_detections
 from ssd import Heads
 from utils.images import read_image
 from weights.checkpoint import save_checkpoint
@@ -138,7 +138,7 @@ class EMA:
 
 
 def validate(net, info, images, device, batch_size=16):
-    """Score a network on a validation split by the reference rule. The network is not changed.
+    """Score a network on a validation split by the reference rule, or COCO's boxes. The network is not changed.
 
     Args:
         net: an SSD.
@@ -153,24 +153,22 @@ def validate(net, info, images, device, batch_size=16):
     Raises:
         InputError: an image can't be read.
     """
-    detector = _detector(net, info, device, threshold=0.01)
+    detector = Detector.of_network(net, info, device, threshold=0.01, clip=False)
     detections, _ = detect_images(detector, images.paths, batch_size=batch_size, show_progress=False)
     ground_truth, _ = images.ground_truth(info.class_names)
-    threshold, _ = best_threshold(detections, ground_truth, info.class_names)
-    return evaluate_detections(detections, ground_truth, info.class_names), threshold
+    rule = PLAIN if images.coco else "reference"
+    result = evaluate_detections(detections, ground_truth, info.class_names, rule)
+    return result, best_threshold(detections, result)[0]
 
 
 def prediction_grid(net, info, images, device, threshold=0.4, rows=2, columns=4, side=300):
     """Return a grid of validation images with their detections: uint8 RGB [rows * side, columns * side, 3]."""
     chosen = np.linspace(0, len(images.paths) - 1, rows * columns).astype(int)
     frames = [cv2.resize(read_image(images.paths[index]), (side, side)) for index in chosen]
-    for frame, detections in zip(frames, _detector(net, info, device, threshold)(frames), strict=True):
+    detector = Detector.of_network(net, info, device, threshold=threshold)
+    for frame, detections in zip(frames, detector(frames), strict=True):
         draw_detections(frame, detections)
     return np.vstack([np.hstack(frames[row * columns : (row + 1) * columns]) for row in range(rows)])
-
-
-def _detector(net, info, device, threshold):
-    return Detector.of_network(deepcopy(net).fuse(), info, device, threshold=threshold, clip=False)
 
 
 def save_for_use(path, net, info):

@@ -246,9 +246,8 @@ def _check_info(info):
         "class_names": isinstance(info.class_names, tuple),
         "channel_order": info.channel_order in ("RGB", "BGR"),
         "width": 0 < info.width <= 4,
-        "mAP or threshold": all(
-            value is None or (isinstance(value, float) and 0 <= value <= 1) for value in (info.mAP, info.threshold)
-        ),
+        "mAP": info.mAP is None or (isinstance(info.mAP, float) and 0 <= info.mAP <= 1),
+        "threshold": info.threshold is None or (isinstance(info.threshold, float) and 0 <= info.threshold < 1),
         "mAP_on": isinstance(info.mAP_on, str),
         "trained_with": isinstance(info.trained_with, str),
         "min_dim": config.min_dim in (300, 512),

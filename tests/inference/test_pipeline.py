@@ -159,6 +159,17 @@ def test_running_out_of_memory_is_an_input_error(detector, tmp_path, monkeypatch
     assert not (tmp_path / "b.png").exists()
 
 
+def test_images_that_were_written_before_a_signal_are_reported(tmp_path, detector):
+    """Workers run ahead of the reports."""
+    paths, stop, reported = [tmp_path / f"{number:02}.png" for number in range(20)], [], []
+    for path in paths:
+        write_image(path, np.zeros((9, 9, 3), np.uint8))
+    pipeline = Pipeline(detector, stop=stop, on_result=lambda found, file: stop.append(reported.append(file)))
+    targets = [path.with_suffix(".jpg") for path in paths]
+    summary = pipeline.images(paths, targets)
+    assert len(reported) == summary.images == sum(target.exists() for target in targets) < 20
+
+
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_a_folder_gives_what_its_images_give_without_a_damaged_one(tmp_path, detector, batch_size):
     paths = sorted((make_clip_images(tmp_path / "voc") / "JPEGImages").iterdir())[::2]

@@ -100,6 +100,12 @@ def test_a_data_set_of_other_classes_is_refused(folder, names):
         open_evaluation_set(folder).ground_truth(names)
 
 
+def test_capitals_are_lowered_as_in_training(folder):
+    write_annotation(folder, "b", [("Cat", (1, 1, 30, 20), False), ("DOG", (1, 9, 9, 19), False)])
+    truth, notes = open_evaluation_set(folder).ground_truth(["cat", "dog"])
+    assert (sorted(truth.labels.tolist()), notes) == ([0, 0, 0, 1, 1], [])
+
+
 def test_coco_takes_ids_and_classes_from_the_json(tmp_path):
     objects = {42: [(18, (10, 20, 30, 40), 0), (1, (0, 0, 100, 80), 1)], 7: []}
     root = make_coco(tmp_path, objects, {18: "dog", 1: "person", 90: "toothbrush"})

@@ -142,7 +142,7 @@ def test_best_threshold_equals_the_slow_formula(seed):
     found, truth = random_case(random, *random.randint([1, 0, 0], [9, 31, 61]))
     scores = found.scores if seed % 2 else random.rand(len(found))
     found = DetectionArrays(found.images, found.labels, scores, found.boxes)
-    threshold, mean_f1 = best_threshold(found, truth, CLASS_NAMES)
+    threshold, mean_f1 = best_threshold(found, evaluate_detections(found, truth, CLASS_NAMES))
     if truth.difficult.all():
         assert math.isnan(mean_f1)
         return
@@ -154,11 +154,12 @@ def test_best_threshold_equals_the_slow_formula(seed):
 def test_best_threshold_lies_in_the_middle_of_the_gap():
     """A score of exactly the threshold is left out, as by Detect, in float32."""
     found = DetectionArrays([0, 1], [0, 0], [0.9, np.float32(0.6)], [BOX, BOX])
-    assert best_threshold(found, GroundTruthArrays([0], [0], [False], [BOX]), ["cat"]) == (
-        0.75,
-        1.0,
-    )  # 0.60, 0.61 ... 0.89
-    threshold, mean_f1 = best_threshold(found, GroundTruthArrays([0], [0], [True], [BOX]), ["cat"])
+    easy, difficult = (
+        evaluate_detections(found, GroundTruthArrays([0], [0], [is_difficult], [BOX]), ["cat"])
+        for is_difficult in (False, True)
+    )
+    assert best_threshold(found, easy) == (0.75, 1.0)  # 0.60, 0.61 ... 0.89
+    threshold, mean_f1 = best_threshold(found, difficult)
     assert threshold == 0 and math.isnan(mean_f1)
 
 
@@ -181,5 +182,5 @@ def test_published_detections_score_what_was_published():
     means = reference.mean_ap_11, reference.mean_ap_area, devkit.mean_ap_11, devkit.mean_ap_area
     assert means == pytest.approx((0.77431, 0.79999, 0.77715, 0.80329), abs=1e-5)
     assert [each.ap_11 for each in reference.classes] == pytest.approx(PUBLISHED, abs=6e-4)  # rounded scores tie
-    threshold, mean_f1 = best_threshold(found, truth, names)
+    threshold, mean_f1 = best_threshold(found, reference)
     assert (threshold, round(mean_f1, 3)) == (0.47, 0.771)

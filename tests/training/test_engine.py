@@ -103,3 +103,19 @@ def test_a_validation_leaves_the_network_as_it_is(tmp_path):
     assert grid.std() > 0
     assert net.training
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("settings", [
+    {}, {"precision": torch.bfloat16, "accumulate": 2, "ema": 0.9}, {"precision": torch.float16, "clip_grad": 1.0},
+], ids=str)  # fmt: skip
+def test_a_step_on_cuda_does_not_wait_for_the_device(net, settings):
+    batch = [tensor.cuda() for tensor in make_batch(net)]
+    trainer = make_trainer(net.cuda(), **settings)
+    for iteration in range(3):  # the first ones choose kernels
+        trainer.step(batch, 1e-3, iteration)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer.step(batch, 1e-3, 3)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
