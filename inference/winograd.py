@@ -100,15 +100,16 @@ def convolve(x, kernels, bias=None):
     rows, columns = -(-height // OUTPUTS), -(-width // OUTPUTS)  # of tiles
     padded = x.new_zeros(batch, OUTPUTS * rows + 2, OUTPUTS * columns + 2, channels)
     padded[:, 1 : height + 1, 1 : width + 1] = x.permute(0, 2, 3, 1)
-    inputs = padded.unfold(1, TILE, OUTPUTS).unfold(2, TILE, OUTPUTS).permute(4, 5, 0, 1, 2, 3)  # [6, 6, B, ., ., C]
+    inputs = padded.unfold(1, TILE, OUTPUTS).unfold(2, TILE, OUTPUTS).permute(0, 1, 2, 4, 5, 3)  # [B, ., ., 6, 6, C]
     result = x.new_empty(batch, OUTPUTS * rows, OUTPUTS * columns, kernels.shape[2])
-    outputs = result.view(batch, rows, OUTPUTS, columns, OUTPUTS, -1).permute(2, 4, 0, 1, 3, 5)  # [4, 4, B, ., ., K]
+    outputs = result.view(batch, rows, OUTPUTS, columns, OUTPUTS, -1).permute(0, 1, 3, 2, 4, 5)  # [B, ., ., 4, 4, K]
     to_points, to_outputs = _INPUTS_TO_POINTS.to(x.dtype), _POINTS_TO_OUTPUTS.to(x.dtype)
-    for images, chunk in _chunks(batch, rows, columns):
-        points = to_points @ inputs[:, :, images, chunk].reshape(POINTS, -1)
-        products = torch.bmm(points.view(POINTS, -1, channels), kernels)
-        tiles = outputs[:, :, images, chunk]
-        torch.add((to_outputs @ products.view(POINTS, -1)).view(tiles.shape), 0 if bias is None else bias, out=tiles)
+    for chunk in _chunks(batch, rows, columns):
+        points = to_points @ inputs[chunk].reshape(-1, POINTS, channels)  # [tiles, 36, C]
+        products = torch.bmm(points.transpose(0, 1), kernels)  # [36, tiles, K]
+        tiles = outputs[chunk]
+        results = to_outputs @ products.transpose(0, 1)  # [tiles, 16, K]
+        torch.add(results.view(tiles.shape), 0 if bias is None else bias, out=tiles)
     return result[:, :height, :width].permute(0, 3, 1, 2)
 
 
