@@ -33,7 +33,7 @@ def get_args_parser():
     help_text = "video, image, folder of images, glob, number of a camera, address of a file or stream, - for stdin"
     add("input", nargs="*", metavar="INPUT", help=help_text)
     add("--recursive", action="store_true", help="search subfolders, and include videos")
-    help_text = "file to write, or folder for several inputs (default: output.mp4, or NAME_detections beside the input)"
+    help_text = "file to write, or folder (several inputs, no suffix) (default: output.mp4, or beside the input)"
     add("--output", help=help_text)
     add("--overwrite", action="store_true", help="overwrite files that this program didn't write")
     add("--no_video", action="store_true", help="write no videos and images, only results")
@@ -70,8 +70,8 @@ def main(args):
     """Run the detector on the inputs that `args` name.
 
     Raises:
-        InputError: a flag, or the only input, is invalid.
-        SystemExit: 1 if some inputs failed, 128 plus the signal's number after Ctrl-C or SIGTERM.
+        InputError: a flag is invalid.
+        SystemExit: 1 if some inputs failed, 2 if all did, 128 plus the signal's number after Ctrl-C or SIGTERM.
     """
     from inference.inputs import open_inputs, with_targets
 
@@ -84,16 +84,18 @@ def main(args):
 
 
 def fail(errors):
-    """Print the errors of all inputs, and exit."""
+    """Print all errors and exit with code 2."""
     for error in errors:
         print_error(error)
     sys.exit(2)
 
 
 def default_input():
-    """Return the video to use if no input is given."""
-    places = Path("Funny_dog.mp4"), HERE / "Funny_dog.mp4", HERE / "data" / "sample.mp4"
-    return str(next((path for path in places if path.is_file()), places[-1]))
+    """Return the video to use if no input is given. Raises InputError if there is none."""
+    for path in (Path("Funny_dog.mp4"), HERE / "Funny_dog.mp4", HERE / "data" / "sample.mp4"):
+        if path.is_file():
+            return str(path)
+    raise InputError("no INPUT, and neither Funny_dog.mp4 nor data/sample.mp4 is there; name a video or an image")
 
 
 def check_outputs(args, inputs):
@@ -143,6 +145,7 @@ def detect(args, inputs, errors):
     from inference.output import Crops, Display, Results
     from inference.pipeline import Pipeline
     from training.distributed import join
+    from utils.files import make_folder
     from utils.system import StopSignals, device_name, keep_freed_memory
     from weights.catalogue import resolve
 
@@ -172,7 +175,7 @@ def detect(args, inputs, errors):
         results = opened.enter_context(Results(inputs, args.json, args.csv, args.coco, ranks))
         if args.output and not args.no_video and inputs[0].target != Path(args.output):
             for one in inputs:
-                one.target.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(one.target.parent, "--output")
         draw = partial(
             draw_detections, line_width=args.line_width, labels=not args.hide_labels, scores=not args.hide_scores
         )

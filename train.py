@@ -269,11 +269,10 @@ def main(args):
             raise InputError(f"{folder}: the processes found different states; all machines must share this folder")
         info = CheckpointInfo(config, class_names, width, trained_with=" ".join(["train.py", *sys.argv[1:]]))
         final = folder / f"ssd{size}_w{round(width * 100):03d}_final.pth"
-        if first > max_iter or (first == max_iter and final.is_file()):
+        # An older result is that of a shorter run, which this one continues.
+        if first > max_iter or (first == max_iter and state.is_newer(final, path)):
             say(f"nothing to do: the run is at iteration {first}, and --max_iter is {max_iter}")
             return
-        if ranks.is_main:
-            final.unlink(missing_ok=True)  # of a shorter run that this one continues
 
         # The loader: order and augmentation of the samples depend only on the seed and the iteration
         augmentation = samples.NoAugmentation(size)
@@ -357,7 +356,7 @@ def main(args):
                 if scoring or stopping or done % save_every == 0 or done == max_iter:
                     save(done, unscored=scoring)
                 if stopping:
-                    number = signal.Signals(stop.number or signal.SIGTERM)  # of another rank
+                    number = signal.Signals(stop.number or signal.SIGTERM)  # 0 if only another rank received one
                     say(f"stopped by {number.name} after iteration {done}; resume with --resume auto")
                     sys.exit(128 + number)
                 if scoring:

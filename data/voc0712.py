@@ -48,7 +48,7 @@ def read_annotation(path, convert=None):
 
     Args:
         path: the file.
-        convert: function of the XML's root element; returns an Annotation if not given.
+        convert: called with the XML's root element; its result is returned. By default, that is an Annotation.
 
     Raises:
         InputError: the file is missing or damaged, or an object lacks its name or a readable box.

@@ -11,7 +11,7 @@ import cv2
 from inference.ffmpeg import MAX_RATE
 from utils.errors import InputError, count
 
-CAMERA_TIMEOUT = 20.0  # seconds without a frame until a camera is treated as disconnected; reopening takes up to 16
+CAMERA_TIMEOUT = 25.0  # seconds without a frame until a camera is given up: reading and reopening a stream may take 24
 
 
 class CameraReader:

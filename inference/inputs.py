@@ -1,6 +1,7 @@
 """Inputs of a command line (files, folders, globs, cameras, addresses, stdin) and the paths of their results."""
 
 import glob
+import itertools
 import json
 import os
 import re
@@ -165,8 +166,8 @@ def with_targets(inputs, output=None, several=False):
     """Return the inputs with the paths of their results.
 
     A single video is written to `output`, or to output.mp4. A single image is written to `output`, or to
-    NAME_detections.SUFFIX beside it. For other inputs, `output` is a folder, and so is a name without suffix. Without
-    it, each result is written beside its input; results of live sources, web files and stdin are written to the current
+    NAME_detections.SUFFIX beside it. For other inputs, and if it has no suffix, `output` is a folder. If it is None,
+    each result is written beside its input; results of live sources, web files and stdin are written to the current
     folder.
 
     Args:
@@ -189,24 +190,24 @@ def with_targets(inputs, output=None, several=False):
             raise InputError(f"--output {into}: {kind} is written as {', '.join(suffixes)}; choose such a name")
         return [replace(one, target=into)]
     if into and into.is_file():
-        raise InputError(f"--output {output}: this is a file; name a folder, since each input has its own result")
+        raise InputError(f"--output {output}: this is a file; name a folder")
     taken, done = set(), []
     for one in inputs:
         below = one.source.relative_to(one.folder).parent if one.folder else Path()
-        first = target = into / below / _result_name(one, "") if into else _beside(one)
-        number = 2
-        while target in taken:
-            target = first.with_stem(f"{first.stem}_{number}")
-            number += 1
+        for number in itertools.count(1):
+            mark = f"_{number}" if number > 1 else ""
+            target = into / below / _result_name(one, mark) if into else _beside(one, mark)
+            if target not in taken:
+                break
         taken.add(target)
         done.append(replace(one, target=target))
     return done
 
 
-def _beside(one):
+def _beside(one, mark=""):
     """Return the path of an input's result beside it."""
     is_own = isinstance(one.source, Path) and str(one.source) == one.name
-    return (one.source.parent if is_own else Path()) / _result_name(one, MARK)
+    return (one.source.parent if is_own else Path()) / _result_name(one, mark + MARK)
 
 
 def _result_name(one, mark):

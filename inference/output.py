@@ -18,7 +18,7 @@ import cv2
 
 from data.coco import coco_category_id
 from utils.errors import InputError, count, print_or_drop
-from utils.files import whole_file
+from utils.files import make_folder, whole_file
 from utils.images import write_image
 
 STDOUT = "-"
@@ -156,9 +156,9 @@ class Crops:
             x1, y1, x2, y2 = (int(side) for side in box.round())
             crop = image[max(y1, 0) : min(y2, height), max(x1, 0) : min(x2, width)]
             if crop.size:
-                # A class may be called "..", and quoted letters are longer.
+                # A class name may start with a dot. Quoting makes names longer, and file systems allow 255 bytes.
                 folder = self.folder / re.sub(r"^\.", "%2E", quote(label, safe=" "))[:200]
-                folder.mkdir(exist_ok=True)
+                make_folder(folder, "--crops")
                 write_image(folder / f"{name}_{number}.jpg", crop)
 
 

@@ -176,7 +176,7 @@ class Pipeline:
             return errors, list(zip(read, found, strict=True))
 
         waiting = batches(zip(paths, targets or paths, strict=True), self.batch_size)
-        waiting = takewhile(lambda _: not self.stopped, waiting)  # batches in progress are finished and reported
+        waiting = takewhile(lambda _: not self.stopped, waiting)  # after a stop, batches in progress are finished
         no_bar = True if len(paths) == 1 else self.no_bar
         bar = tqdm(total=len(paths), unit="image", dynamic_ncols=True, disable=no_bar)
         with closing(in_order(work, waiting, workers, threads)) as results, bar:

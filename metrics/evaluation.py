@@ -73,7 +73,7 @@ class Evaluation:
     ground_truth: GroundTruthArrays  # of the scored classes
     voc: tuple[VOCResult, ...]  # one for each rule; for COCO data by the plain rule
     coco: tuple[dict, dict] | None  # COCO's figures, and those of the classes, as from evaluate_coco
-    threshold: float  # as from best_threshold, by the first rule
+    threshold: float  # from best_threshold, on voc[0]
     mean_f1: float
     notes: tuple[str, ...]  # a line for each kind of data that was left out
 

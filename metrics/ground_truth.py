@@ -38,11 +38,12 @@ class EvaluationSet:
     def ground_truth(self, class_names):
         """Return the objects of `class_names` (GroundTruthArrays, labels index it), and notes about the others.
 
+        Names in VOC's format match in lower case, too, as in VOCAnnotationTransform.
         Raises InputError if there are no objects of these classes, or difficult ones only.
         """
         label_of = {name: label for label, name in enumerate(class_names)}
-        found = [label_of.get(name, label_of.get(name.lower(), -1)) for name in self.class_names]  # as in training
-        labels = np.array(found, np.int64)[self.objects.labels]
+        names = self.class_names if self.coco else [n if n in label_of else n.lower() for n in self.class_names]
+        labels = np.array([label_of.get(name, -1) for name in names], np.int64)[self.objects.labels]
         known = labels >= 0
         if not (known & ~self.objects.difficult).any():
             annotated = _first(self.class_names) or "nothing"

@@ -132,9 +132,9 @@ def _evaluate_class(detections, ground_truth, label, name, rule):
 def best_threshold(detections, result):
     """Return (threshold, mean F1): the score threshold with the best F1, averaged over the classes with ground truth.
 
-    `result` is the VOCResult of the DetectionArrays. The thresholds are 0.00, 0.01 ... 0.99. A detection counts if its
-    score is greater than the threshold in float32, as in Detect. If several thresholds are best, the middle one is
-    returned. Without ground truth, F1 is NaN.
+    `result` is what evaluate_detections returned for them. The thresholds are 0.00, 0.01 ... 0.99. A detection counts
+    if its score is greater than the threshold in float32, as in Detect. If several thresholds are best, the middle one
+    is returned. Without ground truth, F1 is NaN.
     """
     thresholds = np.arange(100) / 100
     f1 = []

@@ -85,7 +85,7 @@ def test_one_of_several_names_and_a_name_without_suffix(run):
     assert run("v.mp4", "--output", "b")[0] == run("v.mp4", "v.mp4")[0] == 0
     assert run("v.mp4", "--no_video", "--output", "c")[0] == 0
     assert names("a") == names("b") == ["v.mp4"]
-    assert {"v_detections.mp4", "v_detections_2.mp4", "a", "b"} <= set(names())
+    assert {"v_detections.mp4", "v_2_detections.mp4", "a", "b"} <= set(names())
     assert not {"output.mp4", "c"} & set(names())
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -190,3 +191,11 @@ def test_a_mistake_is_named_at_once():
     lines = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
     assert (done.returncode, lines) == (2, ["error: no.mp4: no such file or folder; check the name"])
     assert not re.search(r"\| +(torch|data)$", done.stderr, re.M)
+
+
+def test_a_signal_while_the_network_is_loaded_writes_nothing(run, monkeypatch):
+    Path("output.mp4").write_text("old")
+    monkeypatch.setattr("inference.Detector", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    code, out, err = run("in.mp4", "--overwrite")
+    assert (code, out, err) == (130, "", "interrupted by SIGINT\n")
+    assert Path("output.mp4").read_text() == "old"

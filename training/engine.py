@@ -138,7 +138,7 @@ class EMA:
 
 
 def validate(net, info, images, device, batch_size=16):
-    """Score a network on a validation split by the reference rule, or COCO's boxes. The network is not changed.
+    """Score a network on a validation split by the reference rule; COCO data by the plain rule.
 
     Args:
         net: an SSD.

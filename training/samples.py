@@ -5,6 +5,7 @@ seeded with (seed, p). So the samples don't depend on the number of workers or o
 iteration i starts at p = i * batch size.
 """
 
+import math
 import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -207,10 +208,11 @@ def check_shared_memory(num_workers, batch_size, net):
 
 
 def _require_shared_memory(size, need, remedy):
-    if Path("/dev/shm").is_dir() and size > (free := shutil.disk_usage("/dev/shm").free):
+    needed = math.ceil(size / 2**20)
+    if Path("/dev/shm").is_dir() and needed > (free := shutil.disk_usage("/dev/shm").free >> 20):
         raise InputError(
-            f"{need} {size >> 20} MB of shared memory, and /dev/shm has {free >> 20} MB; enlarge it (docker run "
-            f"--shm-size), {remedy}"
+            f"{need} {needed} MB of shared memory, and /dev/shm has {free} MB; enlarge it (docker run --shm-size), "
+            f"{remedy}"
         )
 
 

@@ -75,10 +75,8 @@ def check_folder(folder, resume, run):
     states = [*list_states(folder), *folder.glob("crops.pth")]
     files = [*folder.glob("best.pth"), *folder.glob("ssd*_final.pth"), *states]
     if files and not resume:
-        raise InputError(
-            f"{folder}: already holds a run ({files[-1].name}); resume it with --resume auto, "
-            "or choose another --save_folder"
-        )
+        remedy = "resume it with --resume auto, or choose another --save_folder" if states else "choose another one"
+        raise InputError(f"--save_folder {folder}: already holds a run ({files[-1].name}); {remedy}")
     path = folder / "run.json"
     if states and path.is_file():
         try:
@@ -165,7 +163,10 @@ def restore(path, state, trainer, run, say):
         return as_count(state["iteration"]), log, float(state["best"])
     except DAMAGED as error:
         reason = str(error).strip().partition("\n")[0][:200]
-        raise InputError(f"{path}: damaged, or the state of another network or --freeze ({reason})") from error
+        raise InputError(
+            f"{path}: damaged, or the state of another network or another --freeze ({reason}); use the flags that the "
+            "run was started with, or another state"
+        ) from error
 
 
 def usable_images(state, count):
@@ -179,6 +180,11 @@ def as_count(value):
     if type(value) is not int or not 0 <= value < 2**53:
         raise ValueError(f"{value!r:.60} is not a count")
     return value
+
+
+def is_newer(path, other):
+    """Return True if both files exist, and `path` was written after `other`."""
+    return bool(other) and path.is_file() and path.stat().st_mtime_ns >= Path(other).stat().st_mtime_ns
 
 
 def list_states(folder):

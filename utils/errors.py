@@ -9,9 +9,7 @@ from contextlib import contextmanager
 
 # Control characters and bidirectional overrides can change a terminal; lone surrogates can't be encoded.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_UNUSABLE = (
-    errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC,
-)  # fmt: skip
+_UNUSABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class InputError(Exception):
@@ -45,7 +43,7 @@ def exit_on_input_error():
     except InputError as error:
         print_error(error)
         sys.exit(2)
-    except OSError as error:  # pathlib's, for a path that can't be used
+    except OSError as error:  # from pathlib: the path is too long or not accessible
         if not error.filename or error.errno not in _UNUSABLE:
             raise
         print_error(f"{error.filename}: {error.strerror}; choose another path")

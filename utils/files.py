@@ -49,6 +49,14 @@ def whole_file(path):
         _sync(target.parent)
 
 
+def make_folder(path, flag):
+    """Create a folder and its parents. Raises InputError, with the flag that the path is from, if that fails."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{flag} {path}: can't be created ({error.strerror}); choose another folder") from error
+
+
 def _sync(path, flags=os.O_RDONLY):
     descriptor = os.open(path, flags)
     try:

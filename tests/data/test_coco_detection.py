@@ -87,6 +87,14 @@ class TestAnnotationTransform:
         with pytest.raises(InputError, match="not a label map"):
             COCOAnnotationTransform(path)
 
+    def test_one_without_serves_several_data_sets(self, tmp_path):
+        transform = COCOAnnotationTransform()
+        first, second = (
+            COCODetection(make_coco(tmp_path / str(len(names)), OBJECTS, names, split="a"), "a", None, transform)
+            for names in (CATEGORIES, {**CATEGORIES, 20: "sheep"})
+        )
+        assert [[row[4] for row in dataset[0][1]] for dataset in (first, second)] == [[1, 2], [1, 3]]
+
 
 def change(root, parts):
     path = root / "annotations" / "instances_train2017.json"

@@ -1,11 +1,13 @@
 """Configurations and constants, under the lineage's names."""
 
-from dataclasses import asdict
+import copy
+import pickle
+from dataclasses import FrozenInstanceError, asdict
 
 import pytest
 
 import data
-from data.config import COLORS, CONFIGS, MEANS, RGB_MEANS, coco, coco512, get_config, ilsvrc, v2, voc, voc512
+from data.config import COLORS, CONFIGS, MEANS, RGB_MEANS, coco, coco512, get_config, ilsvrc, ilsvrc512, v2, voc, voc512
 
 KEYS = {
     "num_classes", "lr_steps", "max_iter", "feature_maps", "min_dim", "steps", "min_sizes", "max_sizes",
@@ -21,6 +23,23 @@ def test_a_configuration_is_a_mapping_like_the_lineages():
     assert (voc.get("variance"), voc.get("learning_rate", 1)) == ((0.1, 0.2), 1)
     assert "clip" in voc
     assert v2 is voc
+
+
+def test_they_are_frozen_hashable_and_have_no_other_keys():
+    with pytest.raises(FrozenInstanceError):
+        voc.min_dim = 512
+    for key in ("boxes", "__class__", "num_priors", 0):
+        assert key not in voc
+        with pytest.raises(KeyError):
+            voc[key]
+    assert len(set(CONFIGS.values())) == 6
+    assert copy.deepcopy(voc) == pickle.loads(pickle.dumps(voc)) == voc
+
+
+def test_ilsvrc_has_cocos_priors_and_the_papers_schedule():
+    for own, other in ((ilsvrc, coco), (ilsvrc512, coco512)):
+        assert (own.num_classes, own.lr_steps, own.max_iter) == (201, (320_000, 400_000), 440_000)
+        assert (own.min_sizes, own.max_sizes, own.steps) == (other.min_sizes, other.max_sizes, other.steps)
 
 
 def test_get_config():

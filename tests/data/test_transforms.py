@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from data import BaseTransform, base_transform
+from data import BaseTransform, base_transform, detection_collate
 from data.transforms import resize, resize_on_device, to_input
 
 MEAN = (104, 117, 123)
@@ -62,3 +62,17 @@ def test_to_input(dtype):
         assert x.is_contiguous(memory_format=torch.channels_last)
         expected = (images[..., channels].float() - torch.tensor(mean)).to(dtype)
         assert torch.equal(x.permute(0, 2, 3, 1), expected)
+
+
+def test_collate():
+    """Rows may have any length, and samples more than two members."""
+    images = [torch.full((3, 4, 4), float(i)) for i in range(4)]
+    targets = [np.array([[0.1, 0.2, 0.3, 0.4, 5]]), [], np.zeros((0, 5), "f4"), [[0, 0, 1, 1, 2], [0, 0, 1, 1, 3]]]
+    stacked, out = detection_collate(list(zip(images, targets, strict=True)))
+    assert torch.equal(stacked, torch.stack(images))
+    assert [tuple(target.shape) for target in out] == [(1, 5), (0, 5), (0, 5), (2, 5)]
+    assert all(isinstance(target, torch.Tensor) and target.dtype == torch.float32 for target in out)
+    assert out[3][:, 4].tolist() == [2, 3]
+    rows = [[0.1, 0.2, 0.3, 0.4, 5, 1], [0.5, 0.5, 0.6, 0.6, 2, 0]]
+    _, (target,) = detection_collate([(torch.zeros(3, 4, 4), rows, 4, 4)])
+    np.testing.assert_allclose(target, rows)

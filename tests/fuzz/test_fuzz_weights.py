@@ -1,4 +1,4 @@
-"""Checkpoints, states and logs of training runs: used, or refused; none costs memory or writes a file."""
+"""Checkpoints and states of training runs: used, or refused; none costs memory or writes a file."""
 
 import numpy as np
 import pytest
@@ -104,7 +104,7 @@ def test_states_of_training_runs(tmp_path, attack):
         if is_run_state(contents):
             first, log, best = state.restore(path, contents, trainer, RUN, print)
             assert first >= 0 and isinstance(best, float)
-            assert log is None or log["count"] + sum(log["sums"]) is not None
+            assert log["count"] + sum(log["sums"]) is not None
             trainer.optimizer.step()
 
     attack("run state", tmp_path / "state_2.pth", make, read)

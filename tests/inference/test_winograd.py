@@ -4,6 +4,7 @@ import golden_inputs
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from inference import winograd
@@ -29,6 +30,18 @@ def test_equals_the_direct_convolution(monkeypatch, generator, shape, chunk):
             expected = functional.conv2d(x, weight, term, padding=1)
             torch.testing.assert_close(result, expected, rtol=0, atol=1e-11)
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("changes", [
+    {"kernel_size": 1, "padding": 0}, {"padding": 0}, {"stride": 2}, {"padding": 2, "dilation": 2}, {"groups": 2},
+    {"padding_mode": "reflect"}, {"in_channels": 64}, {"out_channels": 64},
+], ids=str)  # fmt: skip
+def test_leaves_other_layers_alone(changes):
+    settings = {"in_channels": 128, "out_channels": 128, "kernel_size": 3, "padding": 1}
+    assert use_winograd(nn.Sequential(nn.Conv2d(**settings))) == 1
+    net = nn.Sequential(nn.Conv2d(**{**settings, **changes}))
+    assert use_winograd(net) == 0
+    assert type(net[0]) is nn.Conv2d
 
 
 def test_golden_values_hold_and_so_does_the_state_dict(golden, golden_weights):

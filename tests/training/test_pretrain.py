@@ -80,6 +80,15 @@ class TestObjectCrops:
         gray = background.amax(dim=3) - background.amin(dim=3) < 10
         assert gray.float().mean(dim=(1, 2)).min() > 0.3
 
+    def test_a_crop_is_a_function_of_seed_and_position(self):
+        images, order = images_of(9), np.random.RandomState(0).permutation(40).tolist()
+        one, two, other = (ObjectCrops(images, SIZE, seed) for seed in (4, 4, 5))
+        in_turn, again = {p: one[p] for p in range(40)}, {p: two[p] for p in order}
+        for position, (crop, label) in in_turn.items():
+            assert label == again[position][1]
+            assert torch.equal(crop, again[position][0])
+            assert not torch.equal(crop, other[position][0])
+
 
 class TestWindows:
     def test_an_object_window_is_a_square_on_the_object(self):

@@ -65,12 +65,12 @@ def test_rare_classes_weigh_more(tmp_path):
 
 
 def test_too_little_shared_memory_is_refused(images, monkeypatch):
-    """16 batches of 32 images take 234 MB, and Docker has 64."""
+    """16 batches of 32 images take 235 MB, and Docker has 64."""
     net = build_ssd("train", width=0.05)
     monkeypatch.setattr(Path, "is_dir", lambda path: str(path) == "/dev/shm")
     for free, fits in ((64, False), (234, False), (235, True)):
         monkeypatch.setattr("shutil.disk_usage", lambda path, free=free: SimpleNamespace(free=free << 20))
-        with nullcontext() if fits else pytest.raises(InputError, match="need 234 MB of shared memory.*--shm-size"):
+        with nullcontext() if fits else pytest.raises(InputError, match="need 235 MB of shared memory.*--shm-size"):
             samples.check_shared_memory(4, 32, net)
         samples.check_shared_memory(0, 32, net)
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=100))

@@ -111,7 +111,7 @@ class TestFolder:
         with state.open_folder(tmp_path, Ranks()), refused, state.open_folder(tmp_path, Ranks()):
             pass
 
-    @pytest.mark.parametrize("content", ["{", "[]", '{"width": null}'])
+    @pytest.mark.parametrize("content", ["{", "[]", "[" * 9999, '{"width": null}'])
     def test_a_damaged_identity(self, tmp_path, content):
         (tmp_path / "run.json").write_text(content)
         (tmp_path / "state_4.pth").write_bytes(b"")

@@ -2,6 +2,8 @@
 
 import dataclasses
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -121,3 +123,9 @@ def test_the_command_lists_and_downloads(folder, monkeypatch, capsys, tmp_path):
     assert (tmp_path / "new" / NAME).read_bytes() == CONTENT
     with pytest.raises(InputError, match="nonsense: unknown name"):
         download.main(parser.parse_args(["nonsense"]))
+
+
+def test_names_are_known_without_loading_torch():
+    code = "import sys, weights.download; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
