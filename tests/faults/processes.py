@@ -111,6 +111,7 @@ def _is_session(number):
 
 def _run(name, flags, folder, files, prepare, disk, quick):
     """Run a script in the new process as `python name flags` does."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # before and after the script, Ctrl-C is no traceback of these tests
     os.setsid()
     multiprocessing.set_start_method("fork", force=True)  # so that loader workers don't import everything again
     for number, path in enumerate(files, start=1):
@@ -126,11 +127,13 @@ def _run(name, flags, folder, files, prepare, disk, quick):
     try:
         if prepare:
             prepare[0](*prepare[1])
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         runpy.run_path(str(ROOT / name), run_name="__main__")
     except KeyboardInterrupt:  # before the script handles it
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         if disk:
             shutil.copytree(folder / "disk", folder / "left")
 
