@@ -10,7 +10,7 @@
 
 On four GPUs: torchrun --nproc_per_node=4 Object_Detection.py photos/
 
-Ctrl-C ends a run early; the video made so far is closed and plays. The exit code is 1 if some of several inputs failed.
+Ctrl-C ends a run early; the video so far is playable. The exit code is 1 if some of several inputs failed.
 """
 
 import os
@@ -33,7 +33,7 @@ def get_args_parser():
     help_text = "video, image, folder of images, glob, number of a camera, address of a file or stream, - for stdin"
     add("input", nargs="*", metavar="INPUT", help=help_text)
     add("--recursive", action="store_true", help="search subfolders, and include videos")
-    help_text = "file to write, or folder (several inputs, no suffix) (default: output.mp4, or beside the input)"
+    help_text = "file, or folder (for several inputs, or no suffix) (default: output.mp4, or beside the input)"
     add("--output", help=help_text)
     add("--overwrite", action="store_true", help="overwrite files that this program didn't write")
     add("--no_video", action="store_true", help="write no videos and images, only results")
@@ -77,17 +77,12 @@ def main(args):
 
     with open_inputs(args.input or [default_input()], args.recursive) as (found, errors):
         if not found:
-            fail(errors)
+            for error in errors:
+                print_error(error)
+            sys.exit(2)
         inputs = with_targets(found, args.output, several=len(args.input) > 1)
         check_outputs(args, inputs)
         detect(args, inputs, errors)
-
-
-def fail(errors):
-    """Print all errors and exit with code 2."""
-    for error in errors:
-        print_error(error)
-    sys.exit(2)
 
 
 def default_input():
@@ -196,10 +191,10 @@ def detect(args, inputs, errors):
         lines = chain.from_iterable(ranks.gather([report(reports, ranks)]))
         images = sum(ranks.gather([sum(summary.images for _, summary in reports)]))
         failed = sum(ranks.gather([len(errors)]))
-        if not images and errors:
-            fail(errors)
         for error in errors:
             print_error(error)
+        if not images and errors:
+            sys.exit(2)
 
     targets = [] if args.no_video else [one.target for group, _ in reports for one in group]
     for line in lines:
@@ -226,7 +221,7 @@ def report(reports, ranks):
 
 
 def detect_all(pipeline, inputs, write):
-    """Run the detector on all inputs; consecutive images are processed together.
+    """Run the detector on all inputs; consecutive images with targets in one folder are processed together.
 
     Args:
         pipeline: inference.pipeline.Pipeline.
@@ -237,7 +232,7 @@ def detect_all(pipeline, inputs, write):
         ([(list of Input, output.Summary)], list with an InputError for each input that failed).
     """
     reports, errors = [], []
-    for _, items in groupby(inputs, lambda one: one.kind == "image" or id(one)):
+    for _, items in groupby(inputs, lambda one: one.target.parent if one.kind == "image" else id(one)):
         group = list(items)
         try:
             summary, notes = detect_group(pipeline, group, write)

@@ -12,7 +12,8 @@ On a folder in VOC format, COCO val2017, and the devkit's det_test_<class>.txt:
 
 On four GPUs: torchrun --nproc_per_node=4 eval.py ...
 
-Prints a table, and writes detection files, pr_curves.png, mistakes.html and results.json to --save_folder.
+Prints a table, and writes results.json, pr_curves.png and, for a network, detection files and mistakes.html to
+--save_folder.
 """
 
 import sys

@@ -18,7 +18,7 @@ or, with --with_nms,
                                       fractions of the image
 
 Class names and configuration are in the file's metadata. The file is checked before it is saved: ONNX Runtime and
-PyTorch must agree on a frame of data/sample.mp4. Needs pip install -r requirements-engines.txt.
+PyTorch must agree on frames of data/sample.mp4. Needs pip install -r requirements-engines.txt.
 """
 
 from utils.errors import InputError, exit_on_input_error, printable

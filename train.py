@@ -52,7 +52,6 @@ def get_args_parser():
     help_text = "extend half of the crops to this width / height, for videos (16:9 is 1.78)"
     add("--frame_aspect", type=number(float, 0.1, 10), metavar="RATIO", help=help_text)
     add("--num_workers", type=at_least_0, default=4, help="processes that load and augment images")
-    add("--cache", choices=("none", "ram"), default="none", help="ram: keep the decoded images in memory")
     check = parser.add_mutually_exclusive_group()
     check.add_argument("--check_only", action="store_true", help="check the data, print what it contains, and exit")
     check.add_argument("--skip_check", action="store_true", help="train without checking the data")
@@ -82,7 +81,7 @@ def get_args_parser():
     add("--ema", type=number(float, 0, below=1), default=0.0, metavar="DECAY", help="average the weights; 0: off")
     add("--clip_grad", type=number(float, 0), default=0.0, metavar="NORM", help="maximum norm of the gradient; 0: off")
     add("--accumulate", type=at_least_1, default=1, metavar="K", help="compute a batch in K parts, to save memory")
-    add("--schedule", choices=("step", "cosine", "onecycle", "constant"), default="step", help="learning-rate schedule")
+    add("--schedule", choices=("step", "cosine"), default="step", help="learning-rate schedule")
     add("--warmup", type=at_least_0, help="iterations of linear warm-up; 0: off (default: max_iter / 240, at most 500)")
     add("--seed", type=number(int, 0, 2**32 - 1), default=0, help="random seed of the initial weights and the samples")
 
@@ -208,8 +207,6 @@ def main(args):
             if not args.skip_check:
                 usable = check_images(images, class_names, ranks, args.num_workers)
         images = samples.Subset(images, usable)
-        if args.cache == "ram":
-            images = samples.InMemory(images, args.num_workers)
 
         # The schedule: the paper's, scaled to the length of the run
         max_iter = args.max_iter or config.max_iter

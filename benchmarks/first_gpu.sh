@@ -25,7 +25,7 @@ try() { # name, command...
 
 train() { # flags: a narrow network on images of the bundled clip
     python train.py --dataset "$work/data" --basenet none --width 0.25 --batch_size 8 --warmup 2 \
-        --max_iter 20 --print_every 5 --num_workers 2 --schedule constant --lr 0.001 "$@"
+        --max_iter 20 --print_every 5 --num_workers 2 --schedule cosine --lr 0.001 "$@"
 }
 
 compare() { # two results.json of eval.py: the same mAP within two points

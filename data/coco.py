@@ -32,21 +32,14 @@ _UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # of COCO's category ids
 
 @dataclass(frozen=True)
 class COCOAnnotations:
-    """The checked contents of an instances JSON.
-
-    Attributes:
-        content: the JSON itself.
-        images: {image id: its entry}.
-        objects: {image id: list of its annotation entries}.
-        category_ids, class_names: the categories by increasing id.
-    """
+    """The checked contents of an instances JSON."""
 
     path: Path
-    content: dict
-    images: dict
-    objects: dict
-    category_ids: tuple
-    class_names: tuple[str, ...]
+    content: dict  # the JSON itself
+    images: dict  # {image id: its entry}
+    objects: dict  # {image id: list of its annotation entries}
+    category_ids: tuple  # increasing
+    class_names: tuple[str, ...]  # of the categories
 
 
 def read_coco_annotations(path):

@@ -30,17 +30,11 @@ MAX_COORDINATE = 1e9  # pixels; beyond this, float32 is too coarse
 
 @dataclass(frozen=True)
 class Annotation:
-    """The objects of one image.
+    """The objects of one image."""
 
-    Attributes:
-        boxes: float32 [N, 4], (xmin, ymin, xmax, ymax) in pixels as in the file: counted from 1 in VOC.
-        names: N class names.
-        difficult: bool [N].
-    """
-
-    boxes: np.ndarray
-    names: tuple[str, ...]
-    difficult: np.ndarray
+    boxes: np.ndarray  # float32 [N, 4], (xmin, ymin, xmax, ymax) in pixels as in the file: counted from 1 in VOC
+    names: tuple[str, ...]  # N class names
+    difficult: np.ndarray  # bool [N]
 
 
 def read_annotation(path, convert=None):

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import AbstractContextManager
 from fractions import Fraction
 from pathlib import Path
 from threading import Condition, Thread
@@ -14,7 +15,7 @@ from utils.errors import InputError, count
 CAMERA_TIMEOUT = 25.0  # seconds without a frame until a camera is given up: reading and reopening a stream may take 24
 
 
-class CameraReader:
+class CameraReader(AbstractContextManager):
     """The newest frames of a camera or a network stream. Frames that arrive while the caller is busy are dropped.
 
     Args:
@@ -43,6 +44,9 @@ class CameraReader:
         if not found:
             self._capture.release()
             raise InputError(f"{self.name}: no frame; is it connected, and not in use by another program?")
+        if isinstance(source, str) and self._capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0:
+            self._capture.release()
+            raise InputError(f"{self.name}: a file, not a live stream; download it, and name the file")
         self.size = frame.shape[1], frame.shape[0]
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.rate = Fraction(rate).limit_denominator(1001) if 1 <= rate <= MAX_RATE else Fraction(30)
@@ -62,8 +66,8 @@ class CameraReader:
         return frame if found else None
 
     def _watch(self):
-        """Keep the newest frame (in the thread). A stream is opened once more if it ends, unless it is a file."""
-        retry = isinstance(self._source, str) and self._capture.get(cv2.CAP_PROP_FRAME_COUNT) <= 0
+        """Keep the newest frame (in the thread). A stream is opened once more if it ends."""
+        retry = isinstance(self._source, str)
         while not self.complete:
             frame = self._read()
             if frame is None and retry:
@@ -80,15 +84,18 @@ class CameraReader:
                 self.complete |= frame is None
                 self._changed.notify()
 
-    def timed(self):
-        """Yield (seconds from the first frame, frame) until the camera ends."""
+    def timed(self, stop=False):
+        """Yield (seconds from the first frame, frame) until the camera ends, or `stop` (a StopSignals) is true."""
         first = None
         while True:
-            started = time.perf_counter()
-            with self._changed:
-                answered = self._changed.wait_for(lambda: self._newest or self.complete, timeout=CAMERA_TIMEOUT)
-                newest, self._newest = self._newest, None
+            started, answered = time.perf_counter(), None
+            while not (answered or stop or time.perf_counter() - started > CAMERA_TIMEOUT):
+                with self._changed:
+                    answered = self._changed.wait_for(lambda: self._newest or self.complete, timeout=0.2)
+                    newest, self._newest = self._newest, None
             self.seconds += time.perf_counter() - started
+            if not answered and stop:
+                return
             if newest is None:
                 how = "gives no more frames" if answered else f"has sent no frame for {CAMERA_TIMEOUT:g} s"
                 self.notes.append(f"{self.name} {how} after {count(self.decoded, 'frame')}; is it still connected?")
@@ -103,9 +110,6 @@ class CameraReader:
         self._thread.join(timeout=5)
         if not self._thread.is_alive():  # OpenCV crashes if a camera is released while a thread reads it
             self._capture.release()
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, *_):
         self.close()

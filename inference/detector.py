@@ -27,19 +27,12 @@ LARGEST = 1e9  # pixels; a box with a corner beyond that is dropped
 
 @dataclass(frozen=True)
 class Detections:
-    """The detections in one image, sorted by descending score.
+    """The detections in one image, sorted by descending score."""
 
-    Attributes:
-        boxes: float32 [N, 4], corners x1, y1, x2, y2 in pixels, clipped to the image (see Detector's `clip`).
-        scores: float32 [N].
-        labels: int64 [N], indices into the detector's class_names (without background).
-        names: list of N class names.
-    """
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
-    names: list
+    boxes: np.ndarray  # float32 [N, 4], corners x1, y1, x2, y2 in pixels, clipped to the image (see Detector's `clip`)
+    scores: np.ndarray  # float32 [N]
+    labels: np.ndarray  # int64 [N], indices into the detector's class_names (without background)
+    names: list  # N class names
 
     def __len__(self):
         return len(self.scores)
@@ -171,7 +164,7 @@ class Detector:
         Raises:
             TypeError: `images` is not such a list.
             ValueError: an array is not uint8 [H, W, 3], or a tensor not uint8 [3, H, W].
-            InputError: a file is not a readable image, or memory does not suffice for the batch.
+            InputError: a file is not a readable image, or the batch runs out of memory.
         """
         if isinstance(images, str | PathLike | np.ndarray | torch.Tensor | Image.Image):
             raise TypeError(f"expected a list of images, found {type(images).__name__}; use detector([image])")

@@ -64,10 +64,12 @@ def probe(path):
         raise InputError(f"{path}: can't be read as a video ({reason(done.stderr)})")
     pixels, colors, width, height, wide, high = shape.groups()
     rates = re.search(
-        r"Video: (?!.*\(attached pic\)).*?(?:, ([\d.]+k?) fps)?(?:, ([\d.]+k?) tbr)?(, [\d.]+k? tbn|$)", source, re.M
+        r"^ *Stream .*?: Video: (?!.*\(attached pic\)).*?(?:, ([\d.]+k?) fps)?(?:, ([\d.]+k?) tbr)?(, [\d.]+k? tbn|$)",
+        source,
+        re.M,
     )
-    length = re.search(r"Duration: (\d+):(\d+):([\d.]+)", source)
-    origin = re.search(r"Duration: .*?, start: (-?[\d.]+)", source)
+    length = re.search(r"^  Duration: (\d+):(\d+):([\d.]+)", source, re.M)
+    origin = re.search(r"^  Duration: .*?, start: (-?[\d.]+)", source, re.M)
     origin = float(origin[1]) if origin else 0.0
     tagged = re.search(r"[( ](bt|smpte|fcc|ycgco|ictcp|gbr)", colors or "")
     return VideoInfo(
@@ -78,7 +80,7 @@ def probe(path):
         start=int(frame[1]) * int(time_base[1]) / int(time_base[2]) - origin,
         sound=tuple(re.findall(r"^ *Stream #0:\d+.*?: Audio: (\w+)", source, re.M)),
         pixel_aspect=f"{wide}/{high}" if wide and int(wide) and int(high) else "1/1",
-        interlaced=bool(re.search(r"(top|bottom) (coded )?first", log)),
+        interlaced=bool(re.search(r"^ *Stream .*: Video: .*(top|bottom) (coded )?first", log, re.M)),
         untagged_hd=pixels.startswith("yuv") and not tagged and (int(width) >= 1280 or int(height) > 576),
     )
 
@@ -86,8 +88,8 @@ def probe(path):
 def _nominal_rate(path, average, lowest):
     """Return the frame rate of a video as a Fraction.
 
-    ffmpeg prints the average rate ("fps") and the lowest one that holds all time stamps ("tbr"). These are equal in a
-    constant-rate video. A few late frames lower the average and multiply the other one.
+    ffmpeg prints the average rate ("fps") and the lowest one that holds all time stamps ("tbr"). They are equal in a
+    constant-rate video. A few late frames lower fps and multiply tbr.
     """
     average, lowest = (float((text or "0").replace("k", "e3")) for text in (average, lowest))
     rate = lowest if average <= lowest <= 1.5 * average else average or lowest
@@ -97,7 +99,7 @@ def _nominal_rate(path, average, lowest):
             rate = round(min(count / max(seconds, 1 / MAX_RATE), MAX_RATE))
     if not 0 < rate <= MAX_RATE:
         rate = 25
-    # It is rounded to two decimals: 29.97 is 30000/1001, 23.98 is 24000/1001 and 8.33 is 25/3.
+    # ffmpeg rounds to two decimals: 29.97 is 30000/1001, 23.98 is 24000/1001 and 8.33 is 25/3.
     ntsc = Fraction(round(rate) * 1000, 1001)
     if round(float(ntsc), 2) == rate:
         return ntsc

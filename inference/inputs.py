@@ -16,12 +16,13 @@ from urllib.parse import unquote, urlsplit
 from PIL import Image
 
 from utils.download import Remote, fetch
-from utils.errors import InputError
+from utils.errors import InputError, count
 from utils.files import cache_folder
 from utils.images import IMAGE_SUFFIXES, is_image
 
 CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")  # suffixes of videos that can be written (H.264)
 MARK = "_detections"
+CROPS_MARK = ".crops"  # a file in each folder of --crops
 _VIDEO_SUFFIXES = (*CONTAINERS, ".avi", ".webm", ".wmv", ".flv", ".mpg", ".mpeg", ".ts", ".gif", ".3gp", ".mts")
 # Formats that a file without an image's suffix may have (Pillow's names); all of them can be read.
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "GIF", "AVIF")
@@ -29,21 +30,13 @@ _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "GIF", "AVI
 
 @dataclass(frozen=True)
 class Input:
-    """One image, video, or live source.
+    """One image, video, or live source."""
 
-    Attributes:
-        kind: "image", "video" or "live" (a camera or a network stream).
-        source: Path of a file, number of a camera, or address of a stream.
-        name: its name in results and messages.
-        folder: the input folder that it was found in, if any.
-        target: Path of its result; None until `with_targets`.
-    """
-
-    kind: str
-    source: Path | int | str
-    name: str
-    folder: Path | None = None
-    target: Path | None = None
+    kind: str  # "image", "video" or "live" (a camera or a network stream)
+    source: Path | int | str  # Path of a file, number of a camera, or address of a stream
+    name: str  # in results and messages
+    folder: Path | None = None  # the input folder that it was found in, if any
+    target: Path | None = None  # of its result; None until `with_targets`
 
 
 @contextmanager
@@ -83,10 +76,8 @@ def _find(name, recursive, temporary):
     if name.isdecimal():
         return [Input("live", int(name), f"camera {name}")]
     if glob.has_magic(name):
-        found = [Path(match) for match in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207 (Path.glob takes no absolute patterns)
-        ours = Written() if "**" in name else ()  # the folder of earlier results may be among the subfolders
-        found = [path for path in found if path.is_file() and not path.stem.endswith(MARK) and path not in ours]
-        if not found:
+        found = map(Path, glob.glob(name, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute patterns)
+        if not (found := _without_results(found, "**" in name)):
             raise InputError(f"{name}: no file matches; check the pattern")
         return [_file(path) for path in found]
     raise InputError(f"{name}: no such file or folder; check the name")
@@ -140,8 +131,7 @@ def list_folder(folder, recursive=False):
     """
     paths = folder.rglob("*") if recursive else folder.iterdir()
     paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    ours = Written() if recursive else ()  # the folder of earlier results may be among the subfolders
-    files = sorted(path for path in paths if path.is_file() and not path.stem.endswith(MARK) and path not in ours)
+    files = _without_results(paths, recursive)
     found = [Input("image", path, str(path), folder) for path in files if is_image(path) or _holds_image(path)]
     if recursive:
         images = {image.source for image in found}
@@ -149,8 +139,17 @@ def list_folder(folder, recursive=False):
         found += [Input("video", path, str(path), folder) for path in videos]
         found.sort(key=lambda one: one.source)
     if not found:
-        raise InputError(f"{folder}: no image in this folder (found {len(files)} other files)")
+        raise InputError(f"{folder}: no image in this folder, only {count(len(files), 'other file')}; name another one")
     return found
+
+
+def _without_results(paths, recursive):
+    """Return the sorted files among paths, without those that this program has written."""
+    files = sorted(path for path in paths if path.is_file() and not path.stem.endswith(MARK))
+    if recursive:  # folders of results and crops may be among the subfolders
+        ours = Written()
+        files = [path for path in files if path not in ours and not (path.parent.parent / CROPS_MARK).exists()]
+    return files
 
 
 def _holds_image(path):
@@ -220,7 +219,7 @@ def _result_name(one, mark):
 
 
 class Written:
-    """The list of files that this program has written. It overwrites only these.
+    """The list of files that this program has written. Without --overwrite, it overwrites only these.
 
     The list is in the user's cache folder, with sizes and times: a file that was changed later is not overwritten.
     Without a cache folder, the list is empty.
@@ -237,7 +236,7 @@ class Written:
 
     @contextmanager
     def watch(self, paths):
-        """A context that appends those of the files that are written in it, even if it fails."""
+        """A context that lists the files of `paths` that are written in it, even if it raises."""
         before = {path: path.is_file() and _state_of(path) for path in paths}
         try:
             yield

@@ -17,6 +17,7 @@ from urllib.parse import quote
 import cv2
 
 from data.coco import coco_category_id
+from inference.inputs import CROPS_MARK
 from utils.errors import InputError, count, print_or_drop
 from utils.files import make_folder, whole_file
 from utils.images import write_image
@@ -124,24 +125,21 @@ class Crops:
         InputError: the folder can't be used.
     """
 
-    MARKER = ".crops"  # in the folders of earlier runs
-
     def __init__(self, inputs, folder, overwrite=False):
         self._names, taken = {}, set()
         for one in inputs:
-            short = re.sub(r"[^\w.-]+", "_", one.name)[-90:]
+            short = re.sub(r"[^\w.-]+", "_", one.name).encode()[-180:].decode(errors="ignore")  # 255 bytes are allowed
             name, number = short, 2
             while name in taken:
                 name, number = f"{short}_{number}", number + 1
             taken.add(name)
             self._names[str(one.source)] = name
-        self.folder = Path(folder)
+        self.folder = make_folder(folder, "--crops")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             names = {path.name for path in self.folder.iterdir()}
-            if names and self.MARKER not in names and not overwrite:
+            if names and CROPS_MARK not in names and not overwrite:
                 raise InputError(f"--crops {folder}: this folder holds other files; add --overwrite, or name another")
-            (self.folder / self.MARKER).touch()
+            (self.folder / CROPS_MARK).touch()
         except OSError as error:
             raise InputError(f"--crops {folder}: can't be written ({error.strerror}); name another folder") from error
 
@@ -238,11 +236,11 @@ class Display:
             headless = "; install opencv-python in place of -headless" if b"not implemented" in trial.stderr else ""
             raise InputError(f"--show: no window can be opened{headless or '; check DISPLAY, or leave --show out'}")
 
-    def show(self, frame, wait=False):
-        """Show uint8 RGB [H, W, 3]; wait for a key if `wait`."""
+    def show(self, frame, wait=False, stop=False):
+        """Show uint8 RGB [H, W, 3]; with `wait`, wait for a key, or until `stop` (a StopSignals) is true."""
         cv2.namedWindow(self.TITLE, cv2.WINDOW_NORMAL)
         cv2.imshow(self.TITLE, cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-        while not self.closed:
+        while not (self.closed or stop):
             key = cv2.waitKey(50 if wait else 1)
             self.closed = key in (ord("q"), 27) or cv2.getWindowProperty(self.TITLE, cv2.WND_PROP_VISIBLE) < 1
             if not wait or key >= 0:

@@ -19,7 +19,7 @@ from utils.images import read_image, write_image
 from utils.system import report_out_of_memory, thread_counts
 
 MAX_WORKERS = 8  # each holds feature maps
-SLACK = 2  # items that wait for a worker, or for their turn, besides those in progress
+SLACK = 2  # items submitted beyond one per worker
 _LESS_MEMORY = "lower --batch_size, close other programs, or use smaller images"
 
 
@@ -103,7 +103,7 @@ class Pipeline:
         self.crops = crops
         self.display = display
         self.stop = stop
-        self.no_bar = None if show_progress else True  # None: unless stderr is a terminal
+        self.no_bar = None if show_progress else True  # None: hidden unless stderr is a terminal
 
     @property
     def stopped(self):
@@ -125,7 +125,10 @@ class Pipeline:
             found = self._detect_and_draw(frames, [(name, index) for index, _ in batch], summary)
             return [(index, time, frame, one) for (index, (time, frame)), one in zip(batch, found, strict=True)]
 
-        waiting = batches(enumerate(reader.timed()), self.live_batch_size if reader.live else self.batch_size)
+        if reader.live:
+            waiting = batches(enumerate(reader.timed(self.stop)), self.live_batch_size)
+        else:
+            waiting = batches(enumerate(reader.timed()), self.batch_size)
         # Frames of a camera would be shown late if they waited for a worker.
         results = (work(batch) for batch in waiting) if reader.live else in_order(work, waiting, workers, threads)
         bar = tqdm(total=reader.expected, unit="frame", dynamic_ncols=True, disable=self.no_bar)
@@ -187,7 +190,7 @@ class Pipeline:
                         self.on_result(detections, file=str(path))
                     summary.add(detections)
                     if self.display and not self.stopped:
-                        self.display.show(image, wait=True)
+                        self.display.show(image, wait=True, stop=self.stop)
                 bar.update(len(errors) + len(finished))
         return summary
 

@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import time
-from contextlib import ExitStack, closing, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from fractions import Fraction
 from pathlib import Path
 from queue import Empty, Queue
@@ -33,7 +33,7 @@ _BT709 = "range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709"
 _END = object()
 
 
-class VideoReader:
+class VideoReader(AbstractContextManager):
     """Frames of a video file, upright and at a constant rate, decoded ahead in a thread.
 
     It can be iterated once, and yields uint8 RGB [H, W, 3] arrays that the caller may change. A variable frame rate is
@@ -148,18 +148,15 @@ class VideoReader:
         with suppress(Exception):
             self._queue.put_nowait(_END)
 
-    def __enter__(self):
-        return self
-
     def __exit__(self, *_):
         self.close()
 
 
-class VideoWriter:
+class VideoWriter(AbstractContextManager):
     """Write RGB frames as an H.264 video (BT.709, yuv420p, index in front) with the sound of `source`.
 
-    As a context manager it finishes the file at the end, even if that is early. After an exception, no new file
-    remains, and an earlier file of that name is kept.
+    On exit, also after an early stop, it finishes the file. After an exception, no new file remains, and an earlier
+    file of that name is kept.
 
     Args:
         path: target, with one of the suffixes CONTAINERS.
@@ -220,7 +217,7 @@ class VideoWriter:
         """Write a frame, uint8 RGB [H, W, 3], else ValueError. The array must not be changed afterwards.
 
         time: seconds from the first frame. Without it, the frames have a constant rate. With it, the previous frame is
-        repeated until then, and a frame that comes much too early is dropped.
+        repeated until then, and a frame that is more than one frame early is dropped.
         """
         if frame.shape != (self.size[1], self.size[0], 3) or frame.dtype != np.uint8:
             raise ValueError(f"frame is {frame.dtype} {list(frame.shape)}, expected uint8 RGB of {self.size}")
@@ -274,7 +271,7 @@ class VideoWriter:
             inputs += ["-itsoffset", f"{-origin:.6f}", *READ_ONLY_FILES, "-i", url(source.path)]
             codecs = [f"-c:a:{track} {'copy' if codec in copied else 'aac'}" for track, codec in enumerate(sound)]
             tracks = ["-map", "0:v", "-map", "1:a", "-map_chapters", "-1"]
-            if not source.complete or source.missing:  # the sound ends with the frames
+            if not source.complete or source.missing or self.frames < source.decoded:  # the sound ends with the frames
                 tracks += ["-t", f"{start + float(self.frames / self.rate):.6f}"]
             attempts = [[*tracks, *" ".join(codecs).split()], [*tracks, "-c:a", "aac"], *attempts]
         for output in attempts:
@@ -288,9 +285,6 @@ class VideoWriter:
         if sound and output is attempts[-1]:
             self.notes.append(f"{self.path}: the sound of {source.path} can't be kept")
         self.seconds += time.perf_counter() - started
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, kind, error, trace):
         with self._stack:

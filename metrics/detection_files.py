@@ -52,6 +52,7 @@ def read_detection_files(folder, split, ids, class_names):
     """
     index_of = {str(image_id): index for index, image_id in enumerate(ids)}
     present = classes_with_files(folder, split)
+    class_names = {name if name in present or name.lower() not in present else name.lower() for name in class_names}
     names = sorted({*class_names, *present})
     if len(names) == len(class_names) + len(present):
         raise InputError(f"{folder}: no det_{split}_<class>.txt of the data set's classes (found {present[0]})")

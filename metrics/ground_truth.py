@@ -38,7 +38,7 @@ class EvaluationSet:
     def ground_truth(self, class_names):
         """Return the objects of `class_names` (GroundTruthArrays, labels index it), and notes about the others.
 
-        Names in VOC's format match in lower case, too, as in VOCAnnotationTransform.
+        In VOC's format, unknown names are tried in lower case, as in VOCAnnotationTransform.
         Raises InputError if there are no objects of these classes, or difficult ones only.
         """
         label_of = {name: label for label, name in enumerate(class_names)}

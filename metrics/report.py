@@ -14,7 +14,7 @@ from metrics.detection_files import write_detection_files, write_results
 from metrics.evaluation import coco_results
 from metrics.mistakes import write_mistakes_page
 from utils.errors import InputError, count
-from utils.files import whole_file
+from utils.files import make_folder, whole_file
 
 
 def columns(evaluation):
@@ -70,12 +70,9 @@ def prepare_folder(folder, data_folder):
     folder = Path(folder).expanduser()
     if folder.resolve().is_relative_to(Path(data_folder).resolve()):
         raise InputError(f"--save_folder {folder}: inside the data set {data_folder}; choose another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("results.json", "pr_curves.png", "mistakes.html"):
-            (folder / name).unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"--save_folder {folder}: can't be written ({error.strerror}); choose another") from error
+    make_folder(folder, "--save_folder")
+    for name in ("results.json", "pr_curves.png", "mistakes.html"):
+        (folder / name).unlink(missing_ok=True)
     return folder
 
 

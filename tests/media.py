@@ -1,8 +1,9 @@
-"""Make videos with ffmpeg and inspect them with it, independently of the project's own reader and writer."""
+"""Make videos with ffmpeg and inspect what was written, independently of the project's own reader and writer."""
 
 import re
 import subprocess
 from fractions import Fraction
+from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
@@ -14,9 +15,8 @@ X264 = ["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p"]
 
 def ffmpeg(*arguments):
     """Run ffmpeg and return its stdout as bytes. Fails with its log."""
-    done = subprocess.run(
-        [FFMPEG, "-v", "error", "-y", "-nostdin", *map(str, arguments)], capture_output=True, check=False
-    )
+    command = [FFMPEG, "-v", "error", "-y", "-nostdin", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout
 
@@ -30,53 +30,52 @@ def make_video(path, size="64x48", *, rate="25", frames=10, extra=(), sound=None
     return path
 
 
-def make_flashes(path, extra=(), seconds=3, rate="25", filters="null"):
-    """Write a dark clip that flashes white and beeps for 80 ms at every full second from 1 on."""
-    flash = f"color=black:s=64x48:r={rate}:d={seconds},drawbox=c=white:t=fill:enable='gte(t,.99)*lt(mod(t+.01,1),.08)'"
-    beep = f"aevalsrc=0.8*sin(2*PI*1000*t)*gte(t\\,1)*lt(mod(t\\,1)\\,0.08):s=48000:d={seconds}"
+def make_flashes(path, extra=(), filters="null"):
+    """Write a dark clip of three seconds that flashes white and beeps for 80 ms at every full second from 1 on."""
+    flash = "color=black:s=64x48:r=25:d=3,drawbox=c=white:t=fill:enable='gte(t,.99)*lt(mod(t+.01,1),.08)'"
+    beep = "aevalsrc=0.8*sin(2*PI*1000*t)*gte(t\\,1)*lt(mod(t\\,1)\\,0.08):s=48000:d=3"
     ffmpeg("-f", "lavfi", "-i", f"{flash},{filters}", "-f", "lavfi", "-i", beep, *X264, *extra, f"file:{path}")
     return path
 
 
-def header(path):
+def names(folder="."):
+    """Return the sorted names of what is in a folder."""
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+def info(path):
     """Return what ffmpeg prints about a file."""
     done = subprocess.run([FFMPEG, "-hide_banner", "-i", f"file:{path}"], capture_output=True, check=False)
     return done.stderr.decode()
 
 
-def packets(path, stream="0:v:0"):
-    """Return the seconds per tick (Fraction), and the times in ticks of a stream's packets, in display order."""
-    text = ffmpeg("-copyts", "-i", f"file:{path}", "-map", stream, "-c", "copy", "-f", "framecrc", "-").decode()
-    shown = [
-        line for line in text.splitlines() if not line.startswith("#") and "F=0x4" not in line and "F=0x5" not in line
-    ]
-    rows = [line.split(",") for line in shown]
-    return Fraction(re.search(r"#tb 0: (\S+)", text)[1]), sorted(int(row[2]) for row in rows)
+def frame_times(path):
+    """Return the seconds (Fractions), on the file's own clock, of a video's frames that are shown, in order."""
+    text = ffmpeg("-copyts", "-i", f"file:{path}", "-map", "0:v:0", "-c", "copy", "-f", "framecrc", "-").decode()
+    tick = Fraction(re.search(r"#tb 0: (\S+)", text)[1])
+    shown = re.findall(r"^\d+, *\S+, *(\S+),(?!.*F=0x[45])", text, re.M)
+    return sorted(int(time) * tick for time in shown)
 
 
 def rate_of(path):
     """Return the exact frame rate of a video. Fails if its frames are not evenly spaced."""
-    tick, times = packets(path)
-    steps = set(np.diff(times).tolist())
+    steps = set(np.diff(frame_times(path)).tolist())
     assert len(steps) == 1, f"not constant: {steps}"
-    return 1 / (steps.pop() * tick)
+    return 1 / steps.pop()
 
 
-def decode(path, size, pixels="rgb24"):
+def decode(path, size):
     """Return all frames as ffmpeg decodes them: uint8 [N, H, W, 3]."""
-    filters = f"scale=flags=bilinear+full_chroma_int+accurate_rnd,format={pixels}"
-    raw = ffmpeg(
-        "-i", f"file:{path}", "-map", "0:v:0", "-fps_mode", "passthrough", "-vf", filters, "-f", "rawvideo", "-"
-    )
+    filters = ["-vf", "scale=flags=bilinear+full_chroma_int+accurate_rnd,format=rgb24"]
+    raw = ffmpeg("-i", f"file:{path}", "-map", "0:v:0", "-fps_mode", "passthrough", *filters, "-f", "rawvideo", "-")
     return np.frombuffer(raw, np.uint8).reshape(-1, size[1], size[0], 3)
 
 
-def flash_times(path, size=(64, 48)):
-    """Return the seconds, on the file's own clock, at which the frames turn white."""
-    tick, times = packets(path)
-    bright = decode(path, size).mean(axis=(1, 2, 3)) > 128
+def flash_times(path):
+    """Return the seconds, on the file's own clock, at which the frames of 64x48 turn white."""
+    times, bright = frame_times(path), decode(path, (64, 48)).mean(axis=(1, 2, 3)) > 128
     assert len(bright) == len(times)
-    return [float(times[i] * tick) for i in range(1, len(bright)) if bright[i] and not bright[i - 1]]
+    return [float(times[i]) for i in range(1, len(bright)) if bright[i] and not bright[i - 1]]
 
 
 def beep_times(path):
@@ -89,7 +88,7 @@ def beep_times(path):
 
 def sound_length(path):
     """Return the seconds from the file's zero to the end of its sound; 0 if it has none."""
-    if "Audio:" not in header(path):
+    if "Audio:" not in info(path):
         return 0.0
     raw = ffmpeg("-copyts", "-i", f"file:{path}", "-map", "0:a:0", "-af", "aresample=8000:async=1:first_pts=0", *PCM)
     return len(raw) / 4 / 8000

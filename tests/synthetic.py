@@ -12,12 +12,17 @@ OBJECT = """<object><name>{name}</name>{difficult}<bndbox><xmin>{box[0]}</xmin><
 <xmax>{box[2]}</xmax><ymax>{box[3]}</ymax></bndbox></object>"""
 
 
+def write(path, content):
+    """Write text or bytes into a folder that need not exist."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
 def write_image(path, size=(100, 80), seed=0):
     """Write a smooth random image of size (width, height); a .JPEG is a JPEG, too."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     coarse = np.random.RandomState(seed).randint(0, 256, (6, 8, 3), dtype=np.uint8)
     _, data = cv2.imencode(path.suffix.lower(), cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC))
-    path.write_bytes(data.tobytes())
+    write(path, data.tobytes())
 
 
 def write_annotation(folder, image_id, objects, size=(100, 80)):
@@ -25,23 +30,16 @@ def write_annotation(folder, image_id, objects, size=(100, 80)):
 
     objects: (class name, (xmin, ymin, xmax, ymax), difficult); difficult None for an XML without that element.
     """
-    path = folder / "Annotations" / f"{image_id}.xml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join(
-        OBJECT.format(
-            name=escape(name),
-            box=box,
-            difficult="" if difficult is None else f"<difficult>{int(difficult)}</difficult>",
-        )
-        for name, box, difficult in objects
-    )
-    path.write_text(ANNOTATION.format(name=escape(image_id), width=size[0], height=size[1], objects=text))
+    text = ""
+    for name, box, difficult in objects:
+        element = "" if difficult is None else f"<difficult>{int(difficult)}</difficult>"
+        text += OBJECT.format(name=escape(name), box=box, difficult=element)
+    text = ANNOTATION.format(name=escape(image_id), width=size[0], height=size[1], objects=text)
+    write(folder / "Annotations" / f"{image_id}.xml", text)
 
 
 def write_split(folder, split, ids):
-    path = folder / "ImageSets" / "Main" / f"{split}.txt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{image_id}\n" for image_id in ids))
+    write(folder / "ImageSets" / "Main" / f"{split}.txt", "".join(f"{image_id}\n" for image_id in ids))
 
 
 def make_voc(folder, objects, split="val", size=(100, 80), images=True):
@@ -64,20 +62,15 @@ def make_coco(root, objects, categories, *, split="val2017", size=(100, 80), ima
         for image_id, entries in objects.items()
         for category, box, crowd in entries
     ]
+    files = {image_id: f"{image_id:012d}.jpg" for image_id in objects}
     content = {
-        "images": [
-            {"id": image_id, "file_name": f"{image_id:012d}.jpg", "width": size[0], "height": size[1]}
-            for image_id in objects
-        ],
+        "images": [{"id": key, "file_name": file, "width": size[0], "height": size[1]} for key, file in files.items()],
         "annotations": [{"id": number, **row} for number, row in enumerate(annotations, start=1)],
         "categories": [{"id": category, "name": name} for category, name in categories.items()],
     }
-    path = root / "annotations" / f"instances_{split}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-    if images:
-        for image_id in objects:
-            write_image(root / "images" / split / f"{image_id:012d}.jpg", size, image_id)
+    write(root / "annotations" / f"instances_{split}.json", json.dumps(content))
+    for image_id, file in files.items() if images else ():
+        write_image(root / "images" / split / file, size, image_id)
     return root
 
 
@@ -90,7 +83,6 @@ def make_ilsvrc(root, objects, split="train", size=(100, 80)):
     for seed, (image_id, entries) in enumerate(objects.items()):
         write_annotation(root, f"DET/{folder}/{image_id}", entries, size)
         write_image(root / "Data" / "DET" / folder / f"{image_id}.JPEG", size, seed)
-    path = root / "ImageSets" / "DET" / f"{split}.txt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{image_id} {number}\n" for number, image_id in enumerate(objects, start=1)))
+    lines = [f"{image_id} {number}\n" for number, image_id in enumerate(objects, start=1)]
+    write(root / "ImageSets" / "DET" / f"{split}.txt", "".join(lines))
     return root

@@ -8,14 +8,13 @@ import shutil
 import subprocess
 import sys
 import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 from clip_images import CLIP
-from media import FFMPEG, X264, decode, ffmpeg
+from fileserver import serve
+from media import FFMPEG, X264, decode, ffmpeg, names
 from tiny import DOG_BOX, DOG_SCORE, make_checkpoint
 
 import Object_Detection
@@ -40,10 +39,6 @@ def copies(source, *targets):
     for target in map(Path, targets):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, target)
-
-
-def names(folder="."):
-    return sorted(path.name for path in Path(folder).iterdir())
 
 
 def test_thirty_inputs_of_which_two_fail(run):
@@ -72,8 +67,7 @@ def test_results_lie_beside_their_inputs_and_only_those_are_overwritten(run):
     assert {"v_detections.mp4", "000139_detections.png", "output.mp4", "found.jsonl"} < set(names())
     assert names("b") == ["w.avi", "w.avi_detections.mp4"]
     Path("output.mp4").write_bytes(b"mine")
-    code, _, err = run("v.mp4")
-    assert (code, err.startswith("error: output.mp4: exists, and this program didn't write it")) == (2, True)
+    assert run("v.mp4")[0] == 2
     assert Path("output.mp4").read_bytes() == b"mine"
     assert run("v.mp4", "--overwrite")[0] == 0
     assert len(decode("output.mp4", (160, 90))) == 3
@@ -87,6 +81,16 @@ def test_one_of_several_names_and_a_name_without_suffix(run):
     assert names("a") == names("b") == ["v.mp4"]
     assert {"v_detections.mp4", "v_2_detections.mp4", "a", "b"} <= set(names())
     assert not {"output.mp4", "c"} & set(names())
+
+
+def test_a_result_that_cannot_be_written_does_not_end_the_run(run):
+    copies("000139.png", "a/1.png", "b/1.png", "c/1.png")
+    Path("b/1_detections.png").mkdir()
+    code, _, err = run("a", "b", "c", "--json", "found.jsonl")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "b/1_detections.png: not a regular file" in err
+    lines = [json.loads(line) for line in Path("found.jsonl").read_text().splitlines()]
+    assert [line["file"] for line in lines] == ["a/1.png", "c/1.png"]
 
 
 def test_what_a_failed_run_wrote_may_be_overwritten(run, monkeypatch):
@@ -108,23 +112,23 @@ def test_recursive_keeps_the_folders(run):
     copies("000139.png", "in/a.png", "in/sub/a.png", "in/.hidden/a.png")
     copies("v.mp4", "in/sub/deep/v.mp4")
     (Path("in") / "notes.txt").write_text("no image")
-    code, out, _ = run("in", "--recursive", "--output", "out")
-    assert code == 0
+    assert run("in", "--recursive", "--output", "out")[0] == 0
     found = {str(path.relative_to("out")) for path in Path("out").rglob("*") if path.is_file()}
     assert found == {"a.png", "sub/a.png", "sub/deep/v.mp4"}
     for _ in range(2):  # what the first run wrote is no input of the second
-        assert run("in", "--recursive", "--output", "in/out")[0] == 0
-    assert {path.name for path in Path("in/out").iterdir()} == {"a.png", "sub"}
+        assert run("in", "--recursive", "--output", "in/out", "--crops", "in/crops")[0] == 0
+    assert names("in/out") == ["a.png", "sub"]
+    assert len(names("in/crops/dog")) == 5
     for _ in range(2):
         assert run("in/**/*.png", "--output", "in/out")[0] == 0
-    assert {path.name for path in Path("in/out").iterdir()} == {"a.png", "a_2.png", "sub"}
+    assert names("in/out") == ["a.png", "a_2.png", "sub"]
     assert "2 images" not in run("in", "--output", "flat")[1]  # without the flag, the folder alone
 
 
 def test_csv_coco_and_crops(run):
     copies("000139.png", "p/000139.png", "p/name.png")
-    code, _, _ = run("p", *["--csv", "a.csv", "--coco", "a.json", "--crops", "crops", "--no_video"])
-    assert (code, names("p")) == (0, ["000139.png", "name.png"])
+    assert run("p", "--csv", "a.csv", "--coco", "a.json", "--crops", "crops", "--no_video")[0] == 0
+    assert names("p") == ["000139.png", "name.png"]
     x1, y1, x2, y2 = box = np.multiply(DOG_BOX, [40, 30] * 2)
     header, *rows = csv.reader(io.StringIO(Path("a.csv").read_text()))
     assert header == ["file", "frame", "time", "label", "score", "x1", "y1", "x2", "y2"]
@@ -139,14 +143,8 @@ def test_csv_coco_and_crops(run):
     copies("000139.png", "q/COCO_val2014_000000000042.png", "q/a b.png", "q/a_b.png")
     copies("000139.png", "q/a_b.png_2", "q/a~b.png", "q/a;b.png")
     assert run("q", "--coco", "b.json", "--crops", "crops2", "--no_video")[0] == 0
-    assert [one["image_id"] for one in json.loads(Path("b.json").read_text())] == [
-        42,
-        "a b",
-        "a;b",
-        "a_b",
-        "a_b",
-        "a~b",
-    ]
+    ids = [one["image_id"] for one in json.loads(Path("b.json").read_text())]
+    assert ids == [42, "a b", "a;b", "a_b", "a_b", "a~b"]
     assert len(names("crops2/dog")) == 6
     assert read_image("crops/dog/p_name.png_0.jpg").shape == (round(y2) - round(y1), round(x2) - round(x1), 3)
     assert run("v.mp4", "--crops", "crops", "--no_video")[0] == 0  # once more into the same folder
@@ -163,31 +161,18 @@ def test_drawing_flags_and_quiet(run):
     assert sizes["--hide_labels"] < sizes["--hide_scores"]
 
 
-@pytest.fixture
-def address(run):
-    """Address of a server of the current folder."""
-    handler = partial(SimpleHTTPRequestHandler, directory=".")
-    handler.func.log_message = lambda *_: None
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-def test_files_of_the_web(run, address):
-    inputs = [f"{address}/{name}" for name in ("v.mp4?key=1", "000139.png", "no.jpg")]
-    code, _, err = run(*inputs, "--json", "a.jsonl", "--crops", "crops")
+def test_files_of_the_web(run):
+    with serve(Path("v.mp4").read_bytes()) as video, serve(Path("000139.png").read_bytes(), "good", 404) as images:
+        hosts = [f"127.0.0.1:{server.server_port}" for server in (video, images, images)]
+        inputs = [f"http://{host}/{name}" for host, name in zip(hosts, ("v.mp4?key=1", "1.png", "no.jpg"), strict=True)]
+        code, _, err = run(*inputs, "--json", "a.jsonl", "--crops", "crops")
     assert code == 1
-    assert [bool(re.match(r"error: no\.jpg: can't be downloaded \(.*404", line)) for line in err.splitlines()[-1:]] == [
-        True
-    ]
-    assert {"v_detections.mp4", "000139_detections.png"} < set(names())
+    assert re.match(r"error: no\.jpg: can't be downloaded \(.*404", err.splitlines()[-1])
+    assert {"v_detections.mp4", "1_detections.png"} < set(names())
     files = [json.loads(line)["file"] for line in Path("a.jsonl").read_text().splitlines()]
     assert files == [inputs[0]] * 3 + [inputs[1]]
-    crops = names("crops/dog")
-    port = address.rpartition(":")[2]
-    videos = [f"v.mp4_key_1_00000{frame}_0.jpg" for frame in range(3)]
-    assert crops == [f"http_127.0.0.1_{port}_{name}" for name in ("000139.png_0.jpg", *videos)]
+    crops = [f"{hosts[1]}_1.png_0.jpg", *(f"{hosts[0]}_v.mp4_key_1_00000{frame}_0.jpg" for frame in range(3))]
+    assert names("crops/dog") == sorted(f"http_{name.replace(':', '_')}" for name in crops)
 
 
 def test_stdin(run):
@@ -214,21 +199,16 @@ def test_a_stream_ends_cleanly_when_its_server_goes_away(run):
 
 
 def test_two_processes_share_the_images_of_a_folder(run):
-    copies("000139.png", *(f"p/{n}.png" for n in range(50)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", SCRIPT, "p"]
-    flags = ["--output", "out", "--json", "a.jsonl", "--device", "cpu", "--trained_model", "tiny.pth"]
-    done = subprocess.run([*command, *flags], capture_output=True, text=True, check=True)
-    assert done.stdout.count("network: ") == 1
-    assert names("out") == names("p")
-    lines = [json.loads(line) for line in Path("a.jsonl").read_text().splitlines()]
-    assert [(line["file"], line["frame"]) for line in lines] == [
-        (f"p/{n}.png", index) for index, n in enumerate(sorted(range(50), key=str))
-    ]
-    # Unequal shares: an image that can't be read, and a video. The report covers both processes.
+    """In unequal shares: an image that can't be read, and a video. The report covers both processes."""
+    images = [f"{n}.png" for n in sorted(range(1, 50), key=str)]
+    copies("000139.png", *(f"p/{name}" for name in images))
     Path("p/0.png").write_bytes(b"no image")
-    done = subprocess.run([*command, "v.mp4", *flags], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", SCRIPT, "p"]
+    flags = ["v.mp4", "--output", "out", "--json", "a.jsonl", "--device", "cpu", "--trained_model", "tiny.pth"]
+    done = subprocess.run([*command, *flags], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.count("network: ")) == (1, 1)
+    assert names("out") == [*images, "v.mp4"]
     lines = [json.loads(line) for line in Path("a.jsonl").read_text().splitlines()]
-    files = [f"p/{n}.png" for n in sorted(range(1, 50), key=str)]
-    assert [line["file"] for line in lines] == [*files, *["v.mp4"] * 3]
+    assert [line["file"] for line in lines] == [*(f"p/{name}" for name in images), *["v.mp4"] * 3]
+    assert [line["frame"] for line in lines] == [*range(49), *range(3)]
     assert sum(map(int, re.findall(r"; dog (\d+)", done.stdout))) == 52

@@ -14,19 +14,12 @@ from utils.system import choose_device
 
 @dataclass(frozen=True)
 class Ranks:
-    """The position of this process in the job; a job of one process needs no torchrun.
+    """The position of this process in the job; a job of one process needs no torchrun."""
 
-    Attributes:
-        rank: of this process. Rank 0 prints and writes files.
-        local: rank on this machine, also the number of its CUDA device.
-        world: number of processes.
-        control: gloo group for values on the host; it does not synchronize with the device.
-    """
-
-    rank: int = 0
-    local: int = 0
-    world: int = 1
-    control: dist.ProcessGroup | None = None
+    rank: int = 0  # of this process; rank 0 prints and writes files
+    local: int = 0  # rank on this machine, also the number of its CUDA device
+    world: int = 1  # number of processes
+    control: dist.ProcessGroup | None = None  # gloo, for values on the host: it does not synchronize with the device
 
     @property
     def is_main(self):

@@ -3,7 +3,7 @@
 import csv
 import re
 import time
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
@@ -16,7 +16,7 @@ NUMBER = re.compile(r"|[0-9]{1,15}(\.[0-9]+)?(e[-+]?[0-9]+)?", re.ASCII)  # as w
 COLUMNS = ("iteration", "lr", "loss_l", "loss_c", "positives", "mAP", "seconds")
 
 
-class Log:
+class Log(AbstractContextManager):
     """Losses and speed of a run. Reads values from the device only when it prints.
 
     Args:
@@ -46,9 +46,6 @@ class Log:
                 _keep_rows(self.folder / "log.csv", first, drop_score=bool(state and state["unscored"]))
                 self.file = (self.folder / "log.csv").open("a", newline="", encoding="utf-8")
                 self.board = SummaryWriter(self.folder / "log", purge_step=first + 1)  # rows are numbered from 1
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, *_):
         self.bar.close()  # so that an error starts on its own line

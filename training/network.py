@@ -15,23 +15,14 @@ FALLBACK_BASE = "vgg16_features-amdegroot-88682ab5.pth"
 
 @dataclass(frozen=True)
 class Start:
-    """Weights that a run starts from, and the description of their network.
+    """Weights that a run starts from, and the description of their network."""
 
-    Attributes:
-        path: the file.
-        state_dict: tensors by name.
-        config: the SSDConfig that the weights were trained with; None if unknown.
-        width: factor on the paper's channel counts; None if unknown.
-        batch_norm: whether the weights include BatchNorm.
-        class_names: of the class heads, without the background; None if unknown.
-    """
-
-    path: Path
-    state_dict: dict
-    config: SSDConfig | None
-    width: float | None
-    batch_norm: bool
-    class_names: tuple[str, ...] | None
+    path: Path  # the file
+    state_dict: dict  # tensors by name
+    config: SSDConfig | None  # that the weights were trained with; None if unknown
+    width: float | None  # factor on the paper's channel counts; None if unknown
+    batch_norm: bool  # whether the weights include BatchNorm
+    class_names: tuple[str, ...] | None  # of the class heads, without the background; None if unknown
 
     def check(self, size, width):
         """Raise InputError unless size and width are those of the file."""

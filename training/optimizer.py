@@ -4,9 +4,6 @@ import math
 
 import torch
 
-# The one-cycle schedule: fraction of the run in which the rate rises; first and last rate as fractions of the maximum.
-CYCLE_RISE, CYCLE_START, CYCLE_END = 0.3, 1 / 25, 1 / 250_000
-
 
 def build_optimizer(net, name, lr, device, *, momentum=0.9, weight_decay=5e-4, caffe_bias=False):
     """Build SGD as in the paper (section 3) or AdamW, with three parameter groups.
@@ -84,32 +81,15 @@ def learning_rate(iteration, *, base_lr, max_iter, schedule="step", steps=(), ga
         iteration: from 0.
         base_lr: maximum rate.
         max_iter: length of the run.
-        schedule: "step" (multiplied by `gamma` at each of `steps`; the paper's), "cosine" (falls to 0 at max_iter),
-            "onecycle" (rises for the first 30 % of the run, then falls to nearly 0, without a separate warm-up; Smith
-            and Topin, arXiv 1708.07120), or "constant".
+        schedule: "step" (multiplied by `gamma` at each of `steps`; the paper's) or "cosine" (falls to 0 at max_iter).
         steps: iterations at which the rate falls.
         gamma: factor at each step.
         warmup: iterations of linear warm-up from 0; 0 turns it off.
     """
-    if schedule == "onecycle":
-        return base_lr * _one_cycle(iteration / max(1, max_iter - 1))
     ramp = min(1.0, (iteration + 1) / warmup) if warmup else 1.0
     if schedule == "step":
         return base_lr * ramp * gamma ** sum(iteration >= step for step in steps)
     if schedule == "cosine":
         progress = (iteration - warmup) / max(1, max_iter - warmup)
-        return base_lr * ramp * _half_cosine(1.0, 0.0, min(max(progress, 0.0), 1.0))
-    if schedule == "constant":
-        return base_lr * ramp
-    raise ValueError(f"schedule must be step, cosine, onecycle or constant, not {schedule!r}")
-
-
-def _one_cycle(progress):
-    if progress < CYCLE_RISE:
-        return _half_cosine(CYCLE_START, 1.0, progress / CYCLE_RISE)
-    return _half_cosine(1.0, CYCLE_END, min((progress - CYCLE_RISE) / (1 - CYCLE_RISE), 1.0))
-
-
-def _half_cosine(first, last, progress):
-    """Interpolate between two values along half a cosine, progress 0 to 1."""
-    return last + (first - last) * 0.5 * (1 + math.cos(math.pi * progress))
+        return base_lr * ramp * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
+    raise ValueError(f"schedule must be step or cosine, not {schedule!r}")

@@ -8,14 +8,12 @@ iteration i starts at p = i * batch size.
 import math
 import shutil
 import signal
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from data.coco import COCO_ROOT, COCODetection
 from data.ilsvrc import ILSVRC_ROOT, ILSVRCDetection
@@ -202,17 +200,11 @@ def check_shared_memory(num_workers, batch_size, net):
         num_workers, batch_size: of this process.
         net: the SSD.
     """
-    if num_workers:
-        needed = PREFETCH * num_workers * batch_size * (3 * net.size**2 + 24 * len(net.priors))
-        _require_shared_memory(needed, f"--num_workers {num_workers}: the batches need", "or use fewer workers")
-
-
-def _require_shared_memory(size, need, remedy):
-    needed = math.ceil(size / 2**20)
+    needed = math.ceil(PREFETCH * num_workers * batch_size * (3 * net.size**2 + 24 * len(net.priors)) / 2**20)
     if Path("/dev/shm").is_dir() and needed > (free := shutil.disk_usage("/dev/shm").free >> 20):
         raise InputError(
-            f"{need} {needed} MB of shared memory, and /dev/shm has {free} MB; enlarge it (docker run --shm-size), "
-            f"{remedy}"
+            f"--num_workers {num_workers}: the batches need {needed} MB of shared memory, and /dev/shm has {free} MB; "
+            "enlarge it (docker run --shm-size), or use fewer workers"
         )
 
 
@@ -271,23 +263,3 @@ class Subset:
 
     def image_path(self, index):
         return self.images.image_path(self.indices[index])
-
-
-class InMemory(Subset):
-    """A data set with its decoded images in one block of shared memory (`--cache ram`), read by `threads` threads."""
-
-    def __init__(self, images, threads=4):
-        super().__init__(images, range(len(images)))
-        with ThreadPoolExecutor(max(1, threads)) as pool:
-            decoding = pool.map(images.pull_image, self.indices)
-            decoded = list(tqdm(decoding, "loading images", len(images), unit="image", disable=None))
-        self.shapes = [image.shape for image in decoded]
-        self.starts = np.cumsum([0, *(image.size for image in decoded)])
-        size = int(self.starts[-1])
-        _require_shared_memory(size, "--cache ram: the images need", "or use --cache none")
-        self.pixels = torch.empty(size, dtype=torch.uint8).share_memory_()
-        for index, image in enumerate(decoded):
-            self.pixels[self.starts[index] : self.starts[index + 1]] = torch.from_numpy(image.ravel())
-
-    def pull_image(self, index):
-        return self.pixels[self.starts[index] : self.starts[index + 1]].numpy().reshape(self.shapes[index])

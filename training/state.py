@@ -9,7 +9,7 @@ from pathlib import Path
 import filelock
 
 from utils.errors import InputError
-from utils.files import whole_file
+from utils.files import make_folder, whole_file
 from weights.checkpoint import is_run_state, read_file, save_file
 
 FORMAT = "ssd-run-2"
@@ -25,10 +25,9 @@ def open_folder(folder, ranks):
     Raises:
         InputError: it can't be created, or another process trains in it.
     """
-    folder = Path(folder)
     try:
         str(folder).encode()  # TensorBoard needs it
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = make_folder(folder, "--save_folder")
         lock = filelock.FileLock(folder / ".lock")
         if ranks.is_main:
             lock.acquire(timeout=0)
@@ -37,7 +36,7 @@ def open_folder(folder, ranks):
     except UnicodeEncodeError as error:
         raise InputError(f"--save_folder {folder}: the name is not valid Unicode; choose another folder") from error
     except OSError as error:
-        raise InputError(f"--save_folder {folder}: can't be created ({error.strerror})") from error
+        raise InputError(f"--save_folder {folder}: can't be written ({error.strerror}); choose another one") from error
     try:
         yield folder
     finally:

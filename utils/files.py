@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import platform
 import re
 import stat
 from contextlib import contextmanager, suppress
@@ -13,7 +14,8 @@ import platformdirs
 
 from utils.errors import InputError
 
-_UNFINISHED = re.compile(r"\.writing-([0-9]+)-.*")  # .writing-<process id>-<random><suffix>
+_MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]  # several may write to a folder
+_UNFINISHED = re.compile(rf"\.writing-{_MACHINE}-([0-9]+)-.*")  # and <process id>-<random><suffix>
 
 
 @contextmanager
@@ -29,7 +31,7 @@ def whole_file(path):
     """
     path = Path(path)
     target = Path(os.path.realpath(path))  # write through a link instead of replacing it
-    temporary = target.with_name(f".writing-{os.getpid()}-{token_hex(4)}{target.suffix}")
+    temporary = target.with_name(f".writing-{_MACHINE}-{os.getpid()}-{token_hex(4)}{target.suffix}")
     try:
         if target.exists() and not target.is_file():
             raise InputError(f"{path}: not a regular file; choose another name")
@@ -50,11 +52,15 @@ def whole_file(path):
 
 
 def make_folder(path, flag):
-    """Create a folder and its parents. Raises InputError, with the flag that the path is from, if that fails."""
+    """Create a folder and its parents, and return its Path.
+
+    Raises InputError, with the flag that the path is from, if that fails.
+    """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{flag} {path}: can't be created ({error.strerror}); choose another folder") from error
+    return Path(path)
 
 
 def _sync(path, flags=os.O_RDONLY):

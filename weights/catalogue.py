@@ -14,18 +14,12 @@ PREFERRED = "ssd300_mAP_77.43_v2.pth"  # the default if it is in FOLDER
 
 @dataclass(frozen=True)
 class CatalogueEntry(Remote):
-    """A published file and what is known about it.
-
-    Attributes:
-        channel_order: "RGB" or "BGR", of the input that the network was trained on.
-        clip: whether its priors are clipped to the image; None for a base network, which has no priors.
-        mAP: on VOC2007 test, as published, in 0..1.
-    """
+    """A published file and what is known about it."""
 
     description: str = ""
-    channel_order: str = "RGB"
-    clip: bool | None = None
-    mAP: float | None = None
+    channel_order: str = "RGB"  # or "BGR", of the input that the network was trained on
+    clip: bool | None = None  # whether its priors are clipped to the image; None for a base network, without priors
+    mAP: float | None = None  # on VOC2007 test, as published, in 0..1
 
 
 _AMDEGROOT = "https://s3.amazonaws.com/amdegroot-models"

@@ -28,31 +28,18 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.in
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """Description of a network, stored beside its weights.
+    """Description of a network, stored beside its weights."""
 
-    Attributes:
-        config: input size and priors.
-        class_names: without the background; index 0 is class 1 of the network.
-        width: factor on the paper's channel counts.
-        batch_norm: whether the weights contain BatchNorm layers.
-        channel_order: "RGB" or "BGR", of the input.
-        mAP: measured mean average precision in 0..1, if known.
-        mAP_on: the data it was measured on.
-        threshold: score threshold in 0..1 with the best mean F1 over the classes, if known.
-        trained_with: command, data and length of the training, as text.
-        path: file it was read from; not stored.
-    """
-
-    config: SSDConfig = voc
-    class_names: tuple[str, ...] = VOC_CLASSES
-    width: float = 1.0
-    batch_norm: bool = False
-    channel_order: str = "RGB"
-    mAP: float | None = None
-    mAP_on: str = ""
-    threshold: float | None = None
-    trained_with: str = ""
-    path: Path | None = None
+    config: SSDConfig = voc  # input size and priors
+    class_names: tuple[str, ...] = VOC_CLASSES  # without the background; index 0 is class 1 of the network
+    width: float = 1.0  # factor on the paper's channel counts
+    batch_norm: bool = False  # whether the weights contain BatchNorm layers
+    channel_order: str = "RGB"  # or "BGR", of the input
+    mAP: float | None = None  # measured mean average precision in 0..1, if known
+    mAP_on: str = ""  # the data it was measured on
+    threshold: float | None = None  # score in 0..1 with the best mean F1 over the classes, if known
+    trained_with: str = ""  # command, data and length of the training
+    path: Path | None = None  # file it was read from; not stored
 
     @property
     def num_classes(self):

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees on
 
 from utils.download import Remote, fetch, only_one, unpack
 from utils.errors import InputError, exit_on_input_error
+from utils.files import make_folder
 from utils.flags import Parser
 
 _VOC = "https://thor.robots.ox.ac.uk/pascal/VOC"
@@ -37,10 +38,7 @@ def download(data_set, folder, keep_archives=False):
     folder = Path(folder).expanduser()
     if folder.name in ("VOCdevkit", "coco"):  # these folders are in the archives
         folder = folder.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: can't be created ({error.strerror}); choose another folder") from error
+    make_folder(folder, "--folder")
     with only_one(folder / data_set):
         # If an archive is still there, it may have been unpacked only in part.
         todo = [item for item in ARCHIVES[data_set] if (folder / item.name).exists() or item.problem(folder)]

@@ -135,12 +135,9 @@ def test_a_damaged_or_unwritable_cache_costs_only_time(quantizations, cache, cap
     assert "note: not cached" in capsys.readouterr().err
 
 
-def test_calibration_images_of_the_clip(monkeypatch):
+def test_calibration_images_of_the_clip_are_always_the_same(monkeypatch):
     monkeypatch.setattr(engine, "CALIBRATION_IMAGES", 12)
-    one, other = (np.stack(list(engine.sample_images(300))) for _ in range(2))
-    np.testing.assert_array_equal(one, other)
-    assert (one.shape, one.dtype) == ((12, 300, 300, 3), np.uint8)
-    assert one.std(axis=0).mean() > 30  # they differ
+    np.testing.assert_array_equal(*(list(engine.sample_images(300)) for _ in range(2)))
 
 
 def test_calibration_images_that_cannot_be_used(tmp_path):

@@ -86,6 +86,22 @@ def test_a_camera_that_is_not_there(monkeypatch):
         CameraReader(99)
 
 
+def test_a_file_is_no_stream(monkeypatch):
+    monkeypatch.setattr(Camera, "get", lambda *_: 20)
+    with pytest.raises(InputError, match=r"http://here/a\?b=1: a file, not a live stream"):
+        CameraReader("http://here/a?b=1")
+
+
+def test_a_signal_ends_the_wait_for_a_frame(monkeypatch):
+    monkeypatch.setattr(Camera, "end", ENDS["silence"])
+    with CameraReader(7) as reader:
+        frames = reader.timed(stop := [])
+        next(frames)
+        stop.append("SIGINT")
+        assert len(list(frames)) <= 6
+        assert (reader.complete, reader.notes) == (False, [])
+
+
 def test_a_camera_is_not_released_while_it_is_read(monkeypatch):
     """OpenCV would crash."""
     answer, asked, released = threading.Event(), threading.Event(), []

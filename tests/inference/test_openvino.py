@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-INSTALLED = find_spec("openvino") and find_spec("nncf")
 
-
-@pytest.mark.skipif(not INSTALLED, reason="needs requirements-engines.txt")
+@pytest.mark.skipif(not (find_spec("openvino") and find_spec("nncf")), reason="needs requirements-engines.txt")
 @pytest.mark.slow
 def test_in_a_process_of_its_own():
     """A process that had run hundreds of other tests before OpenVINO and NNCF has crashed."""

@@ -136,7 +136,7 @@ def test_a_run_ends_early_when_stopped_or_when_its_window_is_closed(run):
 def test_frames_of_a_camera_do_not_wait_for_a_worker(run):
     shown = []
 
-    def timed():
+    def timed(stop):
         for index in range(3):
             assert len(shown) == index  # the one before is shown already
             yield 0.1 * index, np.zeros((30, 40, 3), np.uint8)

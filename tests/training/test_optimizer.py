@@ -18,7 +18,7 @@ def paper(iteration, **changes):
 @pytest.mark.parametrize(("iteration", "changes", "rate"), [
     (0, {}, 1e-3 / 500), (249, {}, 5e-4), (499, {}, 1e-3), (79_999, {}, 1e-3), (80_000, {}, 1e-4),
     (99_999, {}, 1e-4), (100_000, {}, 1e-5), (0, {"warmup": 0}, 1e-3), (90_000, {"gamma": 0.5}, 5e-4),
-    (100, {"steps": (50,)}, 1e-4 * 101 / 500), (119_999, {"schedule": "constant"}, 1e-3),
+    (100, {"steps": (50,)}, 1e-4 * 101 / 500),
 ])  # fmt: skip
 def test_the_rate_warms_up_and_falls_in_steps(iteration, changes, rate):
     """By default as in the paper."""
@@ -33,21 +33,6 @@ def test_cosine(warmup):
     assert rates[(warmup + 1100) // 2] == pytest.approx(5e-4)
     assert rates[warmup + (1100 - warmup) // 4] == pytest.approx(1e-3 * (1 + math.sqrt(0.5)) / 2, rel=1e-6)
     assert rates[1100] == pytest.approx(0, abs=1e-12)
-
-
-@pytest.mark.parametrize("length", [10, 1000])
-def test_one_cycle_equals_torchs(length):
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    peer = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.02, length, div_factor=25, final_div_factor=1e4)
-    expected = []
-    for _ in range(length):
-        expected.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        peer.step()
-    ours = [paper(i, schedule="onecycle", base_lr=0.02, max_iter=length) for i in range(length)]
-    # torch turns at iteration 0.3 * length - 1, ours after 30 % of the way from the first to the last.
-    assert ours == pytest.approx(expected, abs=0.02 * 12 / length)
-    assert (ours[0], ours[-1]) == (pytest.approx(0.02 / 25), pytest.approx(0.02 / 25 / 1e4))
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])

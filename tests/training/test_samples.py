@@ -64,7 +64,7 @@ def test_rare_classes_weigh_more(tmp_path):
     np.testing.assert_allclose(samples.balancing_weights(images), expected)
 
 
-def test_too_little_shared_memory_is_refused(images, monkeypatch):
+def test_too_little_shared_memory_is_refused(monkeypatch):
     """16 batches of 32 images take 235 MB, and Docker has 64."""
     net = build_ssd("train", width=0.05)
     monkeypatch.setattr(Path, "is_dir", lambda path: str(path) == "/dev/shm")
@@ -73,9 +73,6 @@ def test_too_little_shared_memory_is_refused(images, monkeypatch):
         with nullcontext() if fits else pytest.raises(InputError, match="need 235 MB of shared memory.*--shm-size"):
             samples.check_shared_memory(4, 32, net)
         samples.check_shared_memory(0, 32, net)
-    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=100))
-    with pytest.raises(InputError, match="--cache ram: the images need .* use --cache none"):
-        samples.InMemory(images)
 
 
 @pytest.mark.parametrize("world", [2, 4])
@@ -127,14 +124,6 @@ def test_a_batch_has_the_targets_of_the_criterion(images, priors300):
     assert torch.equal(loc_t, expected[0])
     assert torch.equal(conf_t, expected[1])
     assert indices.tolist() == [index for _, _, index in batch]
-
-
-def test_images_in_memory_are_those_of_the_files(images):
-    memory = samples.InMemory(images, threads=2)
-    for index in range(7):
-        assert np.array_equal(memory.pull_image(index), images.pull_image(index))
-        assert memory.image_path(index) == images.image_path(index)
-        assert memory.pull_target(index, 100, 80) == images.pull_target(index, 100, 80)
 
 
 @pytest.mark.parametrize(("settings", "words"), [

@@ -64,7 +64,8 @@ def test_an_error_leaves_the_earlier_file_and_is_not_blamed_on_it(tmp_path, erro
 def test_a_killed_process_leaves_the_earlier_file_and_the_next_one_cleans_up(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("earlier")
-    running, foreign = tmp_path / f".writing-{os.getpid()}-0.txt", tmp_path / ".writing-a-novel.txt"
+    running = tmp_path / f".writing-{files._MACHINE}-{os.getpid()}-0.txt"
+    foreign = tmp_path / ".writing-another-machine-1-0.txt"
     running.touch()
     foreign.touch()
     done = subprocess.run([sys.executable, "-c", KILLED, path], cwd=ROOT, check=False)

@@ -1,4 +1,4 @@
-"""The Winograd convolution against F.conv2d."""
+"""The layers that replace others on CPU: Winograd convolutions, and convolutions with their ReLU."""
 
 import golden_inputs
 import numpy as np
@@ -8,8 +8,10 @@ from torch import nn
 from torch.nn import functional
 
 from inference import winograd
+from inference.fused import ConvReLU, fuse_relus
 from inference.winograd import WinogradConv2d, convolve, transform_kernels, use_winograd
 from ssd import build_ssd
+from utils.system import cpu_computes_bfloat16
 
 # batch, channels in and out, height, width: sides that fill tiles and that don't, smaller than a tile, many tiles
 SHAPES = [(1, 3, 5, 7, 9), (2, 4, 3, 19, 19), (3, 2, 2, 1, 1), (2, 8, 8, 38, 13), (1, 2, 3, 4, 8), (5, 3, 2, 2, 3)]
@@ -17,7 +19,7 @@ SHAPES = [(1, 3, 5, 7, 9), (2, 4, 3, 19, 19), (3, 2, 2, 1, 1), (2, 8, 8, 38, 13)
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 400])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_equals_the_direct_convolution(monkeypatch, generator, shape, chunk):
+def test_winograd_equals_the_direct_convolution(monkeypatch, generator, shape, chunk):
     monkeypatch.setattr(winograd, "CHUNK", chunk)
     batch, inputs, outputs, height, width = shape
     x = torch.randn(batch, inputs, height, width, generator=generator, dtype=torch.float64)
@@ -36,7 +38,7 @@ def test_equals_the_direct_convolution(monkeypatch, generator, shape, chunk):
     {"kernel_size": 1, "padding": 0}, {"padding": 0}, {"stride": 2}, {"padding": 2, "dilation": 2}, {"groups": 2},
     {"padding_mode": "reflect"}, {"in_channels": 64}, {"out_channels": 64},
 ], ids=str)  # fmt: skip
-def test_leaves_other_layers_alone(changes):
+def test_winograd_leaves_other_layers_alone(changes):
     settings = {"in_channels": 128, "out_channels": 128, "kernel_size": 3, "padding": 1}
     assert use_winograd(nn.Sequential(nn.Conv2d(**settings))) == 1
     net = nn.Sequential(nn.Conv2d(**{**settings, **changes}))
@@ -44,13 +46,14 @@ def test_leaves_other_layers_alone(changes):
     assert type(net[0]) is nn.Conv2d
 
 
-def test_golden_values_hold_and_so_does_the_state_dict(golden, golden_weights):
-    """Ten of VGG's thirteen convolutions are replaced, conv2_2 to conv5_3."""
+@pytest.mark.parametrize(("replace", "kind", "count"), [(use_winograd, WinogradConv2d, 10), (fuse_relus, ConvReLU, 15)])
+def test_golden_values_hold_and_so_does_the_state_dict(golden, golden_weights, replace, kind, count):
+    """Winograd replaces conv2_2 to conv5_3, ten of VGG's thirteen convolutions; the other one adds fc6 and fc7."""
     net = build_ssd("train", 300, 21)
     net.load_state_dict(golden_weights, strict=True)
     state = net.state_dict()
-    assert use_winograd(net.eval()) == sum(isinstance(module, WinogradConv2d) for module in net.modules()) == 10
-    assert use_winograd(net) == 0
+    assert replace(net.eval()) == sum(isinstance(module, kind) for module in net.modules()) == count
+    assert replace(net) == 0
     with torch.no_grad():
         loc, conf, _ = net(golden_inputs.images())
     for name, output in (("loc", loc), ("conf", conf)):
@@ -59,3 +62,14 @@ def test_golden_values_hold_and_so_does_the_state_dict(golden, golden_weights):
         assert np.abs(rows - expected).max() <= 1e-4 * np.abs(expected).max()
     assert net.state_dict().keys() == state.keys()
     assert all(net.state_dict()[key].data_ptr() == tensor.data_ptr() for key, tensor in state.items())
+
+
+@pytest.mark.skipif(not cpu_computes_bfloat16(), reason="the CPU lacks bfloat16")
+def test_fused_relus_in_bfloat16():
+    net = build_ssd("train", width=0.25).eval().to(torch.bfloat16, memory_format=torch.channels_last)
+    x = golden_inputs.images().bfloat16()
+    with torch.inference_mode():
+        expected = net.raw(x)
+        fuse_relus(net)
+        for output, tensor in zip(net.raw(x), expected, strict=True):
+            torch.testing.assert_close(output, tensor, rtol=0, atol=2e-2 * float(tensor.abs().max()))
