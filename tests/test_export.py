@@ -1,6 +1,7 @@
 """export.py and the ONNX files that it writes, run in ONNX Runtime."""
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -16,7 +17,7 @@ from data.transforms import to_input
 from inference import onnx as export_module
 from inference.onnx import export, traceable_detect
 from layers.functions import Detect
-from utils.errors import InputError
+from utils.errors import InputError, exit_on_input_error
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs requirements-engines.txt")
 pytest.importorskip("onnxscript", reason="needs requirements-engines.txt")
@@ -99,26 +100,20 @@ def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch, with_nms, messag
     assert [path.name for path in tmp_path.iterdir()] == ["out.onnx"]
 
 
-@pytest.mark.parametrize("flags", ["--with_nms --top_k 0", "--with_nms --confidence_threshold 1"])
-def test_flags_out_of_range_end_in_one_line(flags, capsys):
-    with pytest.raises(SystemExit) as ended:
-        run(*flags.split())
-    (line,) = capsys.readouterr().err.splitlines()
-    assert (ended.value.code, line.startswith(f"error: argument {flags.split()[1]}: found")) == (2, True)
-
-
 @pytest.mark.parametrize(("flags", "message"), [
+    ("--with_nms --top_k 0", "argument --top_k: found"),
+    ("--with_nms --confidence_threshold 1", "argument --confidence_threshold: found"),
     ("--output a.pth", r"--output a\.pth.*\.onnx"),
     ("--top_k 9", "--with_nms"),
     ("--confidence_threshold 0.5", "--with_nms"),
     ("--trained_model none.pth", r"none\.pth"),
     ("", r"onnxscript is not installed; pip install -r requirements-engines\.txt"),
 ])  # fmt: skip
-def test_invalid_flags_and_a_missing_package_end_in_one_line(flags, message, tmp_path, monkeypatch):
+def test_invalid_flags_and_a_missing_package_end_in_one_line(flags, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     make_checkpoint(tmp_path / "tiny.pth")
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(SystemExit, match="2"), exit_on_input_error():
         run("--trained_model", "tiny.pth", *flags.split())
-    assert "\n" not in str(caught.value)
+    assert re.fullmatch(f"error: .*{message}.*\n", capsys.readouterr().err)
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.pth"]

@@ -24,10 +24,6 @@ def without_data(*args, **kwargs):
         return build_ssd(*args, **kwargs)
 
 
-def shapes(net):
-    return {key: list(tensor.shape) for key, tensor in net.state_dict().items()}
-
-
 def noise(size, batch=2):
     return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0)) * 60
 
@@ -38,11 +34,8 @@ def assert_close(outputs, expected, tolerance):
         assert (a - b).abs().max() <= tolerance * b.abs().max()
 
 
-def test_golden_keys_and_shapes(golden_shapes):
-    assert shapes(without_data("test", 300, 21)) == shapes(without_data("train")) == golden_shapes
-
-
 def test_golden_forward(golden, golden_net, golden_output):
+    """The golden weights have the keys and shapes of the published files, and are loaded with strict=True."""
     expected = [torch.from_numpy(golden[f"forward_{name}"]) for name in ("loc", "conf")]
     assert_close([output[:, golden["forward_rows"]] for output in golden_output[:2]], expected, 1e-4)
     with torch.no_grad():
@@ -140,8 +133,8 @@ def test_batch_norm_is_folded_away():
         assert net.train().fuse() is net
         for _ in range(2):  # fusing a plain network changes nothing
             assert_close(net.fuse().raw(noise(300)), before, 1e-4)
-    assert shapes(net) == shapes(without_data("train", width=NARROW))
     assert not net.training
+    narrow("train").load_state_dict(net.state_dict(), strict=True)
 
 
 @pytest.mark.parametrize(("prefix", "wrapped", "suffix"), [("", False, ".pth"), ("module.", True, ".pkl")])

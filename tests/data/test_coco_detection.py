@@ -96,11 +96,6 @@ class TestAnnotationTransform:
         assert [[row[4] for row in dataset[0][1]] for dataset in (first, second)] == [[1, 2], [1, 3]]
 
 
-def change(root, parts):
-    path = root / "annotations" / "instances_train2017.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **parts}))
-
-
 def entry(**changes):
     return {"annotations": [{"image_id": 7, "category_id": 1, "bbox": [0, 0, 1, 1], **changes}]}
 
@@ -120,30 +115,21 @@ def image(**changes):
     (image(file_name=""), "the file_name of image 7 is invalid, it is empty"),
     ({"categories": [{"id": 1, "name": "a"}, {"id": "b", "name": "b"}]}, "neither all integers nor all text"),
     ({"categories": [{"id": 1, "name": "a"}, {"id": 18, "name": "a"}]}, "1 and 18 have the same name 'a'; rename"),
+    ({"annotations": []}, "no image has an annotated object"),
 ], ids=lambda value: str(value)[:40])  # fmt: skip
 def test_a_broken_json_is_refused(root, parts, words):
-    change(root, parts)
+    path = root / "annotations" / "instances_train2017.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **parts}))
     with pytest.raises(InputError, match=words) as caught:
         COCODetection(root, "train2017")
     assert len(str(caught.value)) < 300 + len(str(root))
 
 
-def test_missing_or_foreign_json_is_refused(root, tmp_path):
+def test_missing_or_foreign_json_is_refused(root):
     with pytest.raises(InputError, match=r"trainval35k\.json: no such file; choose another split, found: train2017 "):
         COCODetection(root)
-    with pytest.raises(InputError, match="data/scripts"):
-        COCODetection(tmp_path / "empty", "val2017")
     path = root / "annotations" / "instances_train2017.json"
     for text in ("{", "[]", "{}", "[" * 100_000):
         path.write_text(text)
         with pytest.raises(InputError, match="instances_train2017.json: not a COCO instances JSON"):
             read_coco_annotations(path)
-
-
-def test_a_set_without_objects_and_a_missing_image_are_refused(root):
-    (root / "images" / "train2017" / "000000000042.jpg").unlink()
-    with pytest.raises(InputError, match=r"000000000042\.jpg"):
-        COCODetection(root, "train2017")[0]
-    change(root, {"annotations": []})
-    with pytest.raises(InputError, match="no image has an annotated object"):
-        COCODetection(root, "train2017")
