@@ -3,7 +3,6 @@
 import contextlib
 import http.server
 import io
-import re
 import tarfile
 import threading
 import zipfile
@@ -12,7 +11,7 @@ import zipfile
 class FileServer(http.server.ThreadingHTTPServer):
     """Serves `content` under any path.
 
-    behaviors: one for each request (a handler's method, or an HTTP status code), the last also for all that follow.
+    behaviors: a key of `answers` below or an HTTP status code for each request, the last also for all that follow.
     requests: the Range headers of the requests so far.
     held: set as soon as a request is in the middle of its answer under "hold"; release: lets it continue.
     """
@@ -21,19 +20,11 @@ class FileServer(http.server.ThreadingHTTPServer):
 
     def __init__(self, content, *behaviors):
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.address = f"http://127.0.0.1:{self.server_port}/file.bin"
         self.content = content
         self.behaviors = list(behaviors) or ["good"]
         self.requests = []
         self.held, self.release = threading.Event(), threading.Event()
-        self.lock = threading.Lock()
-
-    @property
-    def address(self):
-        return f"http://127.0.0.1:{self.server_port}/file.bin"
-
-    def next_behavior(self):
-        with self.lock:
-            return self.behaviors.pop(0) if len(self.behaviors) > 1 else self.behaviors[0]
 
     def handle_error(self, request, client_address):
         """A client that goes away is expected."""
@@ -44,80 +35,46 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        with self.server.lock:
-            self.server.requests.append(self.headers.get("Range"))
-        behavior = self.server.next_behavior()
-        if isinstance(behavior, int):
+        server, content, wanted = self.server, self.server.content, self.headers.get("Range")
+        server.requests.append(wanted)
+        behavior = server.behaviors.pop(0) if len(server.behaviors) > 1 else server.behaviors[0]
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
+        status, rest = 206 if start else 200, content[start:]
+        half = rest[: len(rest) // 2]
+        if start >= len(content):
+            status = 416
+        answers = {  # status, body, Content-Length, another header
+            "good": (status, rest, len(rest)),
+            "ignores_range": (200, content, len(content)),
+            "cut_off": (status, half, len(rest)),
+            "ignores_range_and_cuts_off": (200, content[: len(content) // 2], len(content)),
+            "hold": (status, half, len(rest)),  # the other half comes after `release`
+            "wrong_bytes": (200, content[::-1], len(content)),
+            "too_short": (200, content[:-7], len(content) - 7),
+            "endless": (200, content * 3, None),
+            "redirect_on": (302, b"", 0, "Location", "/elsewhere.bin"),
+            "redirect_to_ftp": (302, b"", 0, "Location", "ftp://127.0.0.1/file.bin"),
+            "web_page": (200, b"<html>please log in</html>", 26, "Content-Type", "text/html; charset=utf-8"),
+        }
+        self.close_connection = True
+        if behavior in answers:
+            self.answer(*answers[behavior])
+        elif behavior != "hangs_up":
             self.send_error(behavior)
-        else:
-            getattr(self, behavior)(self.server.content)
+        if behavior == "hold":
+            self.wfile.flush()
+            server.held.set()
+            server.release.wait(120)
+            self.wfile.write(rest[len(half) :])
 
-    def answer(self, status, body, length=None, **headers):
+    def answer(self, status, body, length, *header):
         self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        if length != "unsaid":
-            self.send_header("Content-Length", str(len(body) if length is None else length))
+        if header:
+            self.send_header(*header)
+        if length is not None:
+            self.send_header("Content-Length", str(length))
         self.end_headers()
         self.wfile.write(body)
-        self.close_connection = True
-
-    def requested(self, content):
-        """(status, body, headers) of a correct answer."""
-        found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
-        start = int(found[1]) if found else 0
-        if not start:
-            return 200, content, {}
-        if start >= len(content):
-            return 416, b"", {"Content_Range": f"bytes */{len(content)}"}
-        return 206, content[start:], {"Content_Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
-
-    def good(self, content):
-        status, body, headers = self.requested(content)
-        self.answer(status, body, **headers)
-
-    def ignores_range(self, content):
-        self.answer(200, content)
-
-    def cut_off(self, content):
-        """Promise everything, send half."""
-        status, body, headers = self.requested(content)
-        self.answer(status, body[: len(body) // 2], length=len(body), **headers)
-
-    def ignores_range_and_cuts_off(self, content):
-        self.answer(200, content[: len(content) // 2], length=len(content))
-
-    def hangs_up(self, content):
-        self.close_connection = True
-
-    def hold(self, content):
-        """Send half, then wait for `release`."""
-        status, body, headers = self.requested(content)
-        half = len(body) // 2
-        self.answer(status, body[:half], length=len(body), **headers)
-        self.wfile.flush()
-        self.server.held.set()
-        self.server.release.wait(120)
-        self.wfile.write(body[half:])
-
-    def wrong_bytes(self, content):
-        self.good(bytes(255 - value for value in content))
-
-    def too_short(self, content):
-        self.answer(200, content[:-7])
-
-    def endless(self, content):
-        """No length, and more than there should be."""
-        self.answer(200, content * 3, length="unsaid")
-
-    def redirect_on(self, content, to="/elsewhere.bin"):
-        self.answer(302, b"", Location=to)
-
-    def redirect_to_ftp(self, content):
-        self.redirect_on(content, "ftp://127.0.0.1/file.bin")
-
-    def web_page(self, content):
-        self.answer(200, b"<html>please log in</html>", Content_Type="text/html; charset=utf-8")
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import resource
 import runpy
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -15,13 +16,14 @@ from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
-from quick import answer_at_once
+import torch
+
+from inference import Detector
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 600  # seconds that nothing takes, however busy the machine is
 PROCESSES = multiprocessing.get_context("forkserver")
 HEAVY = ["training.engine", "training.log", "training.pretrain", "metrics.report", "inference.video"]
-CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 0x40000  # names in sched.h and sys/mount.h
 NO_DISK = "no disk can be mounted here"
 
 
@@ -42,7 +44,7 @@ class Script:
         folder: to run in. What the script prints is beside it.
         prepare: (function, arguments) called before the script starts.
         disk: size in bytes of a disk mounted at folder/disk; its contents are in folder/left at the end.
-        quick: let the Detector answer at once.
+        quick: let the Detector answer at once: the tiny network finds the same in every image.
     """
 
     def __init__(self, name, flags, folder, *, prepare=None, disk=0, quick=True):
@@ -141,14 +143,23 @@ def _run(name, flags, folder, files, prepare, disk, quick):
 def _mount(folder, size):
     """Mount a disk of `size` bytes for this process and its children."""
     folder.mkdir()
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
-    if (
-        libc.unshare(CLONE_NEWNS)
-        or libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None)
-        or libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, f"size={size}".encode())
-    ):
-        raise OSError(ctypes.get_errno(), NO_DISK)
+    private = ["mount", "--make-rprivate", "/"]
+    disk = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    failed = ctypes.CDLL(None).unshare(0x20000)  # CLONE_NEWNS in sched.h
+    if failed or any(subprocess.run(command, check=False).returncode for command in (private, disk)):
+        raise OSError(NO_DISK)
+
+
+def answer_at_once():
+    """From now on, each Detector computes a single gray image and repeats its outputs for all others."""
+    compute, known = Detector.outputs, {}
+
+    def outputs(detector, images):
+        if detector not in known:
+            known[detector] = compute(detector, [torch.full_like(images[0], 128)])
+        return [output.expand(len(images), -1, -1) for output in known[detector]]
+
+    Detector.outputs = outputs
 
 
 def limit_file_size(size):

@@ -31,16 +31,15 @@ def full(tmp_path, start):
     """
 
     def full(script, flags, room, kind, words):
-        folder = tmp_path / "run"
-        if kind == "size limit":
+        folder, limited = tmp_path / "run", kind == "size limit"
+        if limited:
             (folder / "disk").mkdir(parents=True, exist_ok=True)
-            start(script, flags, folder, prepare=(limit_file_size, (room,))).assert_refused(words)
-            return folder / "disk"
-        ended = start(script, flags, folder, disk=room).wait()
+        how = {"prepare": (limit_file_size, (room,))} if limited else {"disk": room}
+        ended = start(script, flags, folder, **how).wait()
         if NO_DISK in ended.err:
             pytest.skip(NO_DISK)
         ended.assert_refused(words)
-        return folder / "left"
+        return folder / ("disk" if limited else "left")
 
     return full
 

@@ -4,7 +4,8 @@ import random
 import re
 import signal
 import time
-from itertools import product
+from functools import cache
+from itertools import count, product
 from signal import SIGINT, SIGKILL, SIGTERM
 
 import pytest
@@ -39,21 +40,15 @@ def train(start, tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(train):
     """settings -> Script: a run that is left alone, in the background until it is asked for."""
-    runs = {}
-
-    def whole(settings):
-        if settings not in runs:
-            runs[settings] = train(f"whole{len(runs)}", settings)
-        return runs[settings]
-
-    return whole
+    numbers = count()
+    return cache(lambda settings: train(f"whole{next(numbers)}", settings))
 
 
 def logged(run):
     """Return the iteration of the last complete row of log.csv, 0 if there is none."""
     table = run.folder / "log.csv"
     rows = re.findall(r"^(\d+),.*\n", table.read_text(), re.MULTILINE) if table.exists() else []
-    return int(rows[-1]) if rows else 0
+    return max(map(int, rows), default=0)
 
 
 def saved(run):
@@ -63,8 +58,7 @@ def saved(run):
 
 def resumed(run):
     """Return the iteration that the run says it resumes at, 0 if it starts from the beginning."""
-    found = re.search(r"resuming from .*state_\d+\.pth at iteration (\d+)", run.out)
-    return int(found[1]) if found else 0
+    return max(map(int, re.findall(r"resuming from .*state_\d+\.pth at iteration (\d+)", run.out)), default=0)
 
 
 def results(run):

@@ -36,14 +36,11 @@ from weights.checkpoint import CheckpointInfo, load_network, save_checkpoint
 ROOT = Path(__file__).parents[2]
 
 
-def png(width, height, after_header=None):
-    """Return a PNG without pixels, whatever its header says."""
-
-    def chunk(name, body):
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + (after_header or chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b""))
+def png(width, height):
+    """Return a small PNG whose header claims another size."""
+    data = cv2.imencode(".png", np.full((16, 16, 3), 99, np.uint8))[1].tobytes()
+    header = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
+    return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
 
 
 def jpeg(width, height, *settings):
@@ -51,11 +48,6 @@ def jpeg(width, height, *settings):
     data = cv2.imencode(".jpg", np.full((16, 16, 3), 99, np.uint8), settings)[1].tobytes()
     place = max(data.find(b"\xff\xc0"), data.find(b"\xff\xc2")) + 5
     return data[:place] + struct.pack(">HH", height, width) + data[place + 4 :]
-
-
-def bmp(width, height):
-    data = cv2.imencode(".bmp", np.zeros((16, 16, 3), np.uint8))[1].tobytes()
-    return data[:18] + struct.pack("<ii", width, height) + data[26:]
 
 
 def many_scans():
@@ -66,14 +58,12 @@ def many_scans():
 
 
 LIFT = "set the environment variable OPENCV_IO_MAX_IMAGE_PIXELS"
-# OpenCV makes room for a chunk before it looks whether the file holds it.
-CHUNKS = [struct.pack(">I", 0xE0000000) + kind + bytes(10_000) for kind in (b"IDAT", b"tEXt", b"acTL")]
 
 
 @pytest.mark.parametrize(("make", "words"), [
     # 20,000 x 20,000 is within what OpenCV allows by itself, and would take 1.2 GB before a copy is made.
-    *((partial(make, side, side), LIFT) for make in (png, jpeg, bmp) for side in (60_000, 20_000)),
-    *((partial(png, 52, 40, chunk), "damaged") for chunk in CHUNKS), (many_scans, "scans"),
+    *((partial(make, side, side), LIFT) for make in (png, jpeg) for side in (60_000, 20_000)),
+    (many_scans, "scans"),
 ])  # fmt: skip
 def test_images(tmp_path, make, words):
     (tmp_path / "a.image").write_bytes(make())
@@ -85,11 +75,6 @@ def test_the_largest_allowed_image_costs_what_its_pixels_cost(tmp_path, progress
     side = int(MAX_PIXELS**0.5) - 8
     (tmp_path / "a.jpg").write_bytes(jpeg(side, side, cv2.IMWRITE_JPEG_PROGRESSIVE, progressive))
     try_all("bomb", tmp_path / "a.jpg", None, read_image)
-
-
-def test_pipes_are_no_images(tmp_path):
-    os.mkfifo(tmp_path / "a.jpg")
-    expect_refusal(tmp_path / "a.jpg", read_image, "not a regular file")
 
 
 @pytest.mark.parametrize("package", ["data", "inference"])
@@ -144,7 +129,7 @@ class Trap:
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_checkpoints(tmp_path, zipped):
-    """Few bytes that claim huge tensors, or 100,000 classes whose shapes are all right; and code at each place."""
+    """Few bytes that claim huge tensors, or 100,000 classes whose shapes are all right; code at each place; a bomb."""
     path, info = tmp_path / "a.pth", CheckpointInfo(config=voc, class_names=("a", "b"), width=1 / 16)
     save_checkpoint(path, info.build("train").eval(), info)
     contents = torch.load(path, weights_only=True)
@@ -171,15 +156,8 @@ def test_checkpoints(tmp_path, zipped):
     for place in contents:
         refused(stored({**contents, place: Trap()}, zipped), "code")
     refused(pickle.dumps(Trap()), "code")
-
-
-def test_a_checkpoint_that_is_a_zip_bomb(tmp_path):
-    def inflate(name, content):
-        return bytes(64 * 2**20) if name.endswith("data/0") else content
-
-    path = tmp_path / "a.pth"
-    path.write_bytes(repacked(stored({"vgg.0.weight": torch.zeros(9)}), inflate, zipfile.ZIP_DEFLATED))
-    expect_refusal(path, load_network, "would unpack to")
+    bomb = repacked(stored(contents), lambda name, _: bytes(2**26 if name.endswith("/0") else 9), zipfile.ZIP_DEFLATED)
+    refused(bomb, "would unpack to")
 
 
 def tar_with(kind):

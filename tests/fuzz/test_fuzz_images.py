@@ -90,12 +90,11 @@ def test_videos(clips, tmp_path, attack):
 
 
 def test_videos_whose_headers_lie(clips, tmp_path):
-    """About the sizes of track and frames, numbers of samples, times and chunks, durations and time scales."""
+    """About the sizes of track and frames, numbers of samples and times, and the time scale."""
     most = 2**31 - 1
     for box, offset, *numbers in (
         (b"tkhd", 76, 60_000 << 16, 60_000 << 16), (b"avc1", 24, (60_000 << 16) + 60_000), (b"stsz", 8, most),
-        (b"stts", 4, most), (b"stts", 8, 6, most), (b"stco", 4, most), (b"mvhd", 16, 2**32 - 2), (b"mvhd", 12, 0),
-        (b"mdhd", 12, 0),
+        (b"stts", 4, most), (b"mvhd", 12, 0),
     ):  # fmt: skip
         place, lie = clips[0].index(box) + 4 + offset, struct.pack(f">{len(numbers)}I", *numbers)
         (tmp_path / "a.mp4").write_bytes(clips[0][:place] + lie + clips[0][place + len(lie) :])

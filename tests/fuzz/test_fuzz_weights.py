@@ -77,18 +77,12 @@ def test_checkpoints_and_state_dicts_of_other_values(contents, tmp_path, attack)
 RUN = {"dataset": "VOC", "splits": "[]", "classes": ["left shoe", "größe"], "size": 300, "width": 1 / 16, "seed": 0}
 
 
-def step_once(optimizer):
-    """Give each parameter a gradient, take a step, and return the optimizer."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
-    return optimizer
-
-
 def test_states_of_training_runs(tmp_path, attack):
     net = build_ssd("train", num_classes=3, width=1 / 16)
-    optimizer = step_once(build_optimizer(net, "adamw", 1e-3, torch.device("cpu")))
+    optimizer = build_optimizer(net, "adamw", 1e-3, torch.device("cpu"))
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
     trainer = Trainer(net, MultiBoxLoss(3), optimizer, Ranks(), precision=torch.float32, ema=0.99)
     log = {"sums": [1.0, 2.0, 30.0], "count": 2, "unscored": False}
     state.save_state(tmp_path, 2, {"run": RUN, "log": log, "best": 0.25, **trainer.state_dict()}, keep=1)
