@@ -42,7 +42,7 @@ def get_args_parser():
     help_text = "to train on (default: 2007_trainval 2012_trainval; train2017; train val1; a folder's train)"
     add("--train_split", nargs="+", metavar="SPLIT", help=help_text)
     add("--val_split", metavar="SPLIT", help="to validate on, such as 2007_test or val")
-    add("--classes", nargs="+", metavar="NAME", help="class names (default: those of the annotations)")
+    add("--classes", nargs="+", metavar="NAME", help="class names (default: the data set's, or those in a folder)")
     add("--balance", action=FLAG, default=False, help="draw images with rare classes more often")
     add("--keep_difficult", action=FLAG, default=False, help="also train on difficult objects")
     add("--augment", action=FLAG, default=True, help="augment the images; off: only resize them")
@@ -138,7 +138,7 @@ def main(args):
     with (
         report_out_of_memory(remedy),
         distributed.join(device_name(args.device, args.cuda)) as (ranks, device),
-        state.open_folder(args.save_folder, ranks) as folder,
+        state.open_folder(args.save_folder, ranks, lock=not args.check_only) as folder,
     ):
         say = ranks.say
         if args.visdom:
@@ -190,7 +190,7 @@ def main(args):
             seed=args.seed,
             batch_size=args.batch_size,
         )
-        state.check_folder(folder, args.resume, run)
+        state.check_folder(folder, args.resume, resumed is not None, run)
         if resumed is None:
             if start:
                 network.load_fitting(net, start, class_names, say)
@@ -266,7 +266,7 @@ def main(args):
             raise InputError(f"{folder}: the processes found different states; all machines must share this folder")
         info = CheckpointInfo(config, class_names, width, trained_with=" ".join(["train.py", *sys.argv[1:]]))
         final = folder / f"ssd{size}_w{round(width * 100):03d}_final.pth"
-        # An older result is that of a shorter run, which this one continues.
+        # A final file that is older than the state is from a shorter run, which this one continues.
         if first > max_iter or (first == max_iter and state.is_newer(final, path)):
             say(f"nothing to do: the run is at iteration {first}, and --max_iter is {max_iter}")
             return
@@ -324,8 +324,8 @@ def main(args):
                 log.scores(done, result, prediction_grid(trainer.result, info, val_images, device))
                 mean_ap = round(result.mean_ap_11, 4)
                 info = replace(info, mAP=mean_ap, mAP_on=val_images.title, threshold=threshold)
-                if result.mean_ap_11 > best:
-                    best = result.mean_ap_11
+                if result.mean_ap_11 > best or not (folder / "best.pth").exists():
+                    best = max(best, result.mean_ap_11)
                     save_for_use(folder / "best.pth", trainer.result, info)
             ranks.wait()
             save(done)

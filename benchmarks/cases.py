@@ -58,7 +58,7 @@ def network(device, quick):
 
 
 def layers(device, quick):
-    """Detect on an ordinary image (of the bundled clip) and on a crowded one, and MultiBoxLoss."""
+    """Detect on the outputs for a frame and on random crowded ones, and MultiBoxLoss."""
     net, (frame,) = load_network(EMBEDDED, "train")[0].to(device), clip_frames(1, (300, 300))
     with torch.inference_mode():
         *ordinary, priors = net(to_input(torch.from_numpy(frame)[None].to(device)))
@@ -90,7 +90,7 @@ def training(device, quick):
     augmentation = SSDAugmentation(300, MEANS, subtract_mean=False, rng=np.random.default_rng(0))
     ours = partial(augmentation, image, boxes / [500, 375, 500, 375], np.array(labels))
     theirs = peers.torchvision_augmentation(image, boxes, labels)
-    with thread_counts(1):  # as in a loader's worker
+    with thread_counts(1):  # of PyTorch and OpenCV
         torch.set_num_threads(1)
         yield Case("augmentation of a 500x375 image, one thread", ours, theirs, "torchvision's v2 transforms")
 

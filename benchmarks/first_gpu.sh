@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Test all code that uses a GPU, in at most ten minutes:
+# Test all code that uses a GPU, at most five minutes per row:
 #
 #     bash benchmarks/first_gpu.sh                 # on cuda
 #     bash benchmarks/first_gpu.sh cpu             # a rehearsal; synchronization is not checked

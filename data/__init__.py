@@ -2,7 +2,7 @@
 
 import os
 
-from utils import images  # noqa: F401 (before OpenCV, whose limits it sets)
+from utils import images  # noqa: F401 (before OpenCV: `utils` sets its limits)
 
 import cv2  # isort: skip
 import numpy as np

@@ -42,7 +42,7 @@ def draw_detections(image, detections, line_width=None, labels=True, scores=True
         image: uint8 RGB [H, W, 3].
         detections: Detections, with boxes in pixels of this image.
         line_width: of the boxes, in pixels; None: chosen by the size of the image.
-        labels: also draw class names. scores: also draw scores.
+        labels: draw class names. scores: add scores to them.
     """
     height, width = image.shape[:2]
     line = line_width or max(round(max(height, width) / 480), 2)

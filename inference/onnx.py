@@ -140,7 +140,7 @@ def _disagreement(path, images, heads, detect, half):
         else:
             for name, one, other in zip(("loc", "conf", "priors"), found, expected, strict=True):
                 error = float((one - other).abs().max() / other.abs().max().clamp(min=1e-6))
-                if not error <= tolerance:  # NaN is not
+                if not error <= tolerance:  # or NaN
                     return f"{name} differs by {error:.1e} of its magnitude"
             rows = _detect(detect, found)
         stray, count = _stray(rows, _detect(detect, expected), tolerance)
@@ -150,9 +150,9 @@ def _disagreement(path, images, heads, detect, half):
 
 
 def _stray(found, expected, tolerance):
-    """Compare detections [B, C, K, 5]; return (number without an equal on the other side, number of all).
+    """Compare detections [B, C, K, 5]; return (number without a match in the other, number of all).
 
-    The equal may be anywhere in the class, because the order of close scores can change.
+    The match may be anywhere in the class, because the order of close scores can change.
     """
     stray = count = 0
     for one, other in zip(found.flatten(0, 1), expected.flatten(0, 1), strict=True):

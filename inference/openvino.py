@@ -67,7 +67,7 @@ def choose_openvino_precision(name):
     """
     (openvino,) = require("openvino")
     if name == "int8" and find_spec("nncf") is None:
-        require("nncf")  # raises; if it is there, only quantizing imports it, because that takes 0.6 s
+        require("nncf")  # raises; otherwise NNCF is imported only to quantize (0.6 s)
     if name in ("float32", "int8"):
         return getattr(torch, name)
     if name not in ("auto", "bfloat16"):

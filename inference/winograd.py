@@ -18,7 +18,7 @@ CHUNK = 400  # tiles in work at a time: enough for fast matrix products, and few
 def _in_two_directions(rows, divisor=1):
     """The Kronecker product transforms the columns and the rows of a flattened tile in one matrix product.
 
-    That computes with many zeros, but reads and writes each value only once: memory limits the speed.
+    Many products are with zeros, but each value is read and written only once, and memory limits the speed.
     """
     transform = torch.tensor(rows, dtype=torch.float64) / divisor
     return torch.kron(transform, transform)
@@ -37,7 +37,7 @@ _POINTS_TO_OUTPUTS = _in_two_directions(
 
 
 def use_winograd(net):
-    """Replace each 3x3 convolution that becomes faster by a WinogradConv2d, in place; return their number.
+    """Replace 3x3 convolutions with WinogradConv2d if that is faster, in place; return their number.
 
     The network is for float32 inference on CPU from then on. Its state dict keeps its keys and its tensors.
     """

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lively import lively_checkpoint
 from synthetic import make_coco, make_voc, write_annotation, write_image
+from tiny import lively_checkpoint
 
 import eval as eval_script
 from data.voc0712 import VOC_CLASSES

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 from golden_inputs import detect as golden_heads
-from lively import lively_network
-from tiny import DOG, DOG_SCORE, make_checkpoint
+from tiny import DOG, DOG_SCORE, lively_network, make_checkpoint
 
 import export as script
 from data import VOC_CLASSES

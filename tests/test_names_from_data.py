@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from lively import lively_checkpoint
 from synthetic import make_coco, make_voc
-from tiny import make_checkpoint
+from tiny import lively_checkpoint, make_checkpoint
 
 import eval as eval_script
 import export as export_script

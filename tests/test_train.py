@@ -9,6 +9,7 @@ import pytest
 import torch
 from clip_images import make_clip_images
 from synthetic import make_voc, write_split
+from torch.utils._pytree import tree_flatten
 
 from metrics.ground_truth import open_evaluation_set
 from train import get_args_parser, main
@@ -66,17 +67,10 @@ def log_of(folder):
 
 def assert_same(a, b):
     """Bitwise equality of nested containers."""
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        assert_same([a[key] for key in a], [b[key] for key in a])
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b)
-        for pair in zip(a, b, strict=True):
-            assert_same(*pair)
-    else:
-        assert a == b
+    (leaves, structure), (others, other_structure) = tree_flatten(a), tree_flatten(b)
+    assert structure == other_structure
+    for leaf, other in zip(leaves, others, strict=True):
+        assert torch.equal(leaf, other) if isinstance(leaf, torch.Tensor) else leaf == other
 
 
 class TestResume:
@@ -135,9 +129,8 @@ class TestIdentity:
         assert "already holds a run (state_2.pth); resume it with --resume auto" in refused(images, run, "--max_iter 1")
         (tmp_path / "moved").mkdir()
         shutil.copy(run / FINAL, tmp_path / "moved")
-        assert f"already holds a run ({FINAL}); choose another one" in refused(
-            images, tmp_path / "moved", "--max_iter 1"
-        )
+        for flags in ("--max_iter 1", resume):
+            assert f"already holds a run ({FINAL}); choose another" in refused(images, tmp_path / "moved", flags)
         assert "start from --basenet none" in refused(images, tmp_path / "new", "--width 0.5 --max_iter 1", BASE)
         for change in ("--optimizer adamw", "--seed 1", "--batch_size 3", "--classes dog cat"):
             assert "run.json: made by a run with other settings" in refused(images, run, f"{resume} {change}")
@@ -158,7 +151,7 @@ class TestLength:
         assert rates == pytest.approx([0.01] * 32 + [0.001] * 8 + [0.0001] * 8)
 
     def test_the_best_network_is_kept_with_its_threshold(self, images, tmp_path, monkeypatch):
-        scores = [(SimpleNamespace(mean_ap_11=score, classes=()), 0.45) for score in (0.25, 0.5, 0.4)]
+        scores = [(SimpleNamespace(mean_ap_11=score, classes=()), 0.45) for score in (0.25, 0.5, 0.4, 0.3)]
         monkeypatch.setattr(engine, "validate", lambda *_: scores.pop(0))
         train(images, tmp_path / "run", "--max_iter 6 --save_every 2 --val_split val --print_every 6")
         net, info = load_network(tmp_path / "run" / "best.pth")
@@ -167,9 +160,12 @@ class TestLength:
         assert [(row["iteration"], row["mAP"]) for row in log_of(tmp_path / "run")] == [
             ("2", "0.250000"), ("4", "0.500000"), ("6", ""), ("6", "0.400000"),
         ]  # fmt: skip
+        state = tmp_path / "run" / "state_6.pth"
+        train(images, tmp_path / "other", f"--max_iter 7 --save_every 7 --val_split val --resume {state}")
+        assert load_network(tmp_path / "other" / "best.pth")[1].mAP == 0.3  # worse, but the folder has no other one
 
 
-class TestFinetune:
+class TestLearning:
     def test_width_size_and_batch_norm_come_from_the_file(self, images, tmp_path, capsys):
         train(images, tmp_path / "first", "--max_iter 1")
         start = tmp_path / "first" / FINAL
@@ -193,6 +189,19 @@ class TestFinetune:
         images = open_evaluation_set(str(folder), None, "train")
         before, _ = engine.validate(start, info, images, torch.device("cpu"))
         assert scores[-1] > sum(item.ap_11 for item in before.classes if item.name == "cat") / 2 + 0.1
+
+    @pytest.mark.slow
+    def test_eight_images_are_learned_by_heart_from_scratch(self, tmp_path):
+        """A network that can't do so has a fault somewhere between image and loss."""
+        folder = make_clip_images(tmp_path / "eight")
+        flags = "--basenet none --width 0.125 --no-augment --batch_size 8 --optimizer adamw --lr 0.003"
+        train(folder, tmp_path / "run", f"{flags} --schedule cosine --warmup 6 --max_iter 60", BASE)
+        net, info = load_network(tmp_path / "run" / "ssd300_w012_final.pth")
+        assert info.class_names == ("cat", "person")
+        images = open_evaluation_set(str(folder), None, "train")
+        result, threshold = engine.validate(net, info, images, torch.device("cpu"))
+        assert result.mean_ap_11 >= 0.95
+        assert 0.1 < threshold < 1
 
 
 class TestFaults:

@@ -7,7 +7,7 @@ import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
-from utils.errors import InputError
+from utils.errors import InputError, count
 
 MAX_UNUSABLE = 0.05  # fraction of the images; above it, the data set is probably incomplete
 MAX_EXAMPLES = 3  # named for each problem
@@ -60,19 +60,19 @@ def check_images(images, class_names, ranks, num_workers=4, name_all=False):
         return [str(images.image_path(index)) for index in indices]
 
     problems = [
-        ("images or annotations that can't be used: left out", [found[index].error for index in failed]),
-        ("images listed more than once: used once", names(repeated)),
-        ("images with boxes without area (min >= max): dropped", names(i for i in usable if found[i].empty)),
-        ("images with boxes outside of them: dropped", names(i for i in usable if found[i].outside)),
-        ("images with boxes partly outside of them: clipped", names(i for i in usable if found[i].reaching)),
-        ("images without objects to train on: background", names(i for i in usable if not found[i].labels)),
+        ("that can't be used, or whose annotation can't: left out", [found[index].error for index in failed]),
+        ("listed more than once: used once", names(repeated)),
+        ("with boxes without area (min >= max): boxes dropped", names(i for i in usable if found[i].empty)),
+        ("with boxes outside the image: boxes dropped", names(i for i in usable if found[i].outside)),
+        ("with boxes partly outside: boxes clipped", names(i for i in usable if found[i].reaching)),
+        ("without objects to train on: background", names(i for i in usable if not found[i].labels)),
     ]
     objects = sum(len(found[index].labels) for index in usable)
     ranks.say(_class_table([found[index].labels for index in usable], class_names))
     shown = len(images) if name_all else MAX_EXAMPLES
     for text, places in problems:
         if places:
-            ranks.say("\n    ".join([f"{len(places):,} {text}", *places[:shown]]))
+            ranks.say("\n    ".join([f"{count(len(places), 'image')} {text}", *places[:shown]]))
         if len(places) > shown:
             ranks.say(f"    and {len(places) - shown:,} more (--check_only names them all)")
     if len(failed) > MAX_UNUSABLE * len(images):
@@ -81,8 +81,10 @@ def check_images(images, class_names, ranks, num_workers=4, name_all=False):
             f"The first: {found[failed[0]].error}"
         )
     if not objects:
-        raise InputError(f"{images.root}: no objects to train on in {len(images):,} images; use another --train_split")
-    ranks.say(f"training on {len(usable):,} images with {objects:,} objects")
+        raise InputError(
+            f"{images.root}: no objects to train on in {count(len(images), 'image')}; use another --train_split"
+        )
+    ranks.say(f"training on {count(len(usable), 'image')} with {count(objects, 'object')}")
     return usable
 
 

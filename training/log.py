@@ -9,7 +9,7 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from utils.errors import InputError
+from utils.errors import InputError, say
 from utils.files import whole_file
 
 NUMBER = re.compile(r"|[0-9]{1,15}(\.[0-9]+)?(e[-+]?[0-9]+)?", re.ASCII)  # as written here: without a sign
@@ -60,7 +60,7 @@ class Log(AbstractContextManager):
 
     def step(self, iteration, rate, values, indices):
         """Add an iteration: float32 [3] on the device (loss_l, loss_c, matched priors), and image indices [B]."""
-        self.pending.append((iteration, values, indices))
+        self.pending.append((iteration, values, indices.tolist()))  # a tensor would keep shared memory
         self.bar.update()
         self.timed += 1
         if (iteration + 1) % self.print_every == 0:
@@ -70,7 +70,7 @@ class Log(AbstractContextManager):
         """Read the pending values from the device. Raises InputError at the first loss that is not finite."""
         for iteration, values, indices in self.pending:
             if not values.isfinite().all():
-                names = " ".join(str(self.image_path(int(index))) for index in indices)
+                names = " ".join(str(self.image_path(index)) for index in indices)
                 raise InputError(
                     f"the loss is not finite at iteration {iteration}; lower --lr or look at the images, and resume "
                     f"from the last state that was saved (--resume auto). The images: {names}"
@@ -103,7 +103,8 @@ class Log(AbstractContextManager):
         self._scalars(iteration, {"val/mAP": result.mean_ap_11, **scored})
         with self._writing():
             self.board.add_image("val/predictions", grid, iteration, dataformats="HWC")
-        self.bar.write(f"iteration {iteration}: val mAP {result.mean_ap_11:.4f}")
+        with tqdm.external_write_mode():
+            say(f"iteration {iteration}: val mAP {result.mean_ap_11:.4f}")
         self.since, self.timed = time.perf_counter(), 0
 
     def _row(self, iteration, **values):

@@ -68,7 +68,7 @@ def load_moments(optimizer, stored):
             elif value is None and name == "momentum_buffer":  # SGD without momentum
                 own[name] = None
             elif value.shape != parameter.shape:
-                raise ValueError("a moment's shape is not its parameter's")
+                raise ValueError("a moment has another shape than its parameter")
             else:
                 own[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
         optimizer.state[parameter] = own

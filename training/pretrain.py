@@ -117,7 +117,7 @@ def pretrain_base(net, images, ranks, state_file, *, passes, crop_size, lr, seed
     """
     crops = ObjectCrops(images, crop_size, seed)
     if not len(crops):
-        raise InputError(f"--crop_passes: no training object is {MIN_SIDE} pixels wide and high; leave the flag out")
+        raise InputError(f"--crop_passes: all training objects are under {MIN_SIDE} pixels wide or high; leave it out")
     device = net.priors.device
     model = CropClassifier(net).to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05)

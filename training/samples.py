@@ -233,6 +233,7 @@ def batches_on(device, loader):
     except InputError as error:
         # torch puts the worker's traceback in front of the message.
         message = str(error).rpartition("InputError: ")[2].strip()
+        message = message.replace("repair or remove it", "put a readable file in its place")  # the run needs it
         raise InputError(f"{message}; then continue with --resume auto") from error
 
 

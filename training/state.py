@@ -19,7 +19,7 @@ DAMAGED = (LookupError, ValueError, RuntimeError, TypeError, AttributeError, Ari
 
 
 @contextmanager
-def open_folder(folder, ranks):
+def open_folder(folder, ranks, lock=True):
     """Create the folder of a run and lock it, because two processes would overwrite each other's states.
 
     Raises:
@@ -28,9 +28,9 @@ def open_folder(folder, ranks):
     try:
         str(folder).encode()  # TensorBoard needs it
         folder = make_folder(folder, "--save_folder")
-        lock = filelock.FileLock(folder / ".lock")
-        if ranks.is_main:
-            lock.acquire(timeout=0)
+        held = filelock.FileLock(folder / ".lock")
+        if ranks.is_main and lock:
+            held.acquire(timeout=0)
     except filelock.Timeout as error:
         raise InputError(f"--save_folder {folder}: another process trains in it; choose another folder") from error
     except UnicodeEncodeError as error:
@@ -40,7 +40,7 @@ def open_folder(folder, ranks):
     try:
         yield folder
     finally:
-        lock.release()
+        held.release()
 
 
 def identify_run(*, dataset, images, class_names, net, optimizer, seed, batch_size):
@@ -65,17 +65,25 @@ def identify_run(*, dataset, images, class_names, net, optimizer, seed, batch_si
     }
 
 
-def check_folder(folder, resume, run):
+def check_folder(folder, resume, resumed, run):
     """Compare the run in a folder, if there is one, with the current run.
+
+    Args:
+        folder: of the run.
+        resume: the value of --resume, or None.
+        resumed: whether a state was loaded.
+        run: from identify_run.
 
     Raises:
         InputError: the folder contains a run that isn't resumed, or states of another run.
     """
-    states = [*list_states(folder), *folder.glob("crops.pth")]
-    files = [*folder.glob("best.pth"), *folder.glob("ssd*_final.pth"), *states]
-    if files and not resume:
-        remedy = "resume it with --resume auto, or choose another --save_folder" if states else "choose another one"
-        raise InputError(f"--save_folder {folder}: already holds a run ({files[-1].name}); {remedy}")
+    crops = list(folder.glob("crops.pth"))
+    states = list_states(folder) + crops
+    results = [*folder.glob("best.pth"), *folder.glob("ssd*_final.pth"), *list_states(folder)]
+    if (results and not resumed) or (crops and not resume):
+        remedy = "resume it with --resume auto, or " if states and not resume else ""
+        name = (results + crops)[-1].name
+        raise InputError(f"--save_folder {folder}: already holds a run ({name}); {remedy}choose another --save_folder")
     path = folder / "run.json"
     if states and path.is_file():
         try:

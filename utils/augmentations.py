@@ -159,7 +159,7 @@ def draw_crop(rng, canvas, boxes, min_crop=0.3):
 
 
 def draw_frame(rng, window, width, height, aspect):
-    """Extend a window to the aspect ratio of a frame, to random sides, and beyond the image only if necessary.
+    """Extend a window to a frame's aspect ratio, at a random place, and beyond the image only if necessary.
 
     Args:
         width, height: of the image in pixels.

@@ -54,7 +54,7 @@ def choose_device(name):
 
 
 def device_name(name, cuda=True, engine="auto", precision="auto"):
-    """Return the device of a script's flags, for `choose_device`. "auto" is "cpu" without `cuda` and for OpenVINO."""
+    """Return the name for `choose_device`: "cpu" for "auto" without `cuda` or with OpenVINO, otherwise `name`."""
     on_cpu = not cuda or engine == "openvino" or precision == "int8"
     return "cpu" if name == "auto" and on_cpu else name
 
@@ -122,7 +122,7 @@ def keep_freed_memory():
 class StopSignals:
     """A context in which Ctrl-C and SIGTERM only set `number`, so that the work in progress can be finished and saved.
 
-    A second signal raises KeyboardInterrupt. Outside the main thread, signals are not changed.
+    A second Ctrl-C raises KeyboardInterrupt. Outside the main thread, signals are not changed.
 
     Attributes:
         number: number of the signal, 0 if there was none; bool() of the object is True after a signal.
@@ -142,9 +142,9 @@ class StopSignals:
         return self
 
     def _stop(self, number, frame):
-        if self.number:
+        if self.number and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.number = number
+        self.number = self.number or number
 
     def __exit__(self, *_):
         for number, handler in self._previous.items():

@@ -18,7 +18,7 @@ class CatalogueEntry(Remote):
 
     description: str = ""
     channel_order: str = "RGB"  # or "BGR", of the input that the network was trained on
-    clip: bool | None = None  # whether its priors are clipped to the image; None for a base network, without priors
+    clip: bool | None = None  # whether its priors are clipped to [0, 1]; None for a base network, without priors
     mAP: float | None = None  # on VOC2007 test, as published, in 0..1
 
 
@@ -91,5 +91,5 @@ def missing(path):
         source = f"{entry.address} ({entry.checksum})" if entry.checksum else entry.address
         return f"{path}: no such file; get it from {source}, or download it: python -m weights.download {entry.name}"
     similar = difflib.get_close_matches(path.name, CATALOGUE, n=1, cutoff=0.7)
-    remedy = f"did you mean {similar[0]}?" if similar else f"these names are downloaded: {', '.join(CATALOGUE)}"
+    remedy = f"did you mean {similar[0]}?" if similar else f"published checkpoints: {', '.join(CATALOGUE)}"
     return f"{path}: no such file; {remedy}"

@@ -38,7 +38,7 @@ class CheckpointInfo:
     mAP: float | None = None  # measured mean average precision in 0..1, if known
     mAP_on: str = ""  # the data it was measured on
     threshold: float | None = None  # score in 0..1 with the best mean F1 over the classes, if known
-    trained_with: str = ""  # command, data and length of the training
+    trained_with: str = ""  # command of the training
     path: Path | None = None  # file it was read from; not stored
 
     @property

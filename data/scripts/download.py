@@ -43,7 +43,7 @@ def download(data_set, folder, keep_archives=False):
         # If an archive is still there, it may have been unpacked only in part.
         todo = [item for item in ARCHIVES[data_set] if (folder / item.name).exists() or item.problem(folder)]
         size = sum(archive.size for archive in todo) / 1e9
-        print(f"{data_set}: {size:.1f} GB to download to {folder}; the unpacked files take as much again")
+        print(f"{data_set}: {size:.1f} GB of archives to fetch or unpack in {folder}; the files take as much again")
         for archive in todo:
             path = fetch(archive, folder)
             unpack(path, folder / archive.unpack_to)

@@ -14,7 +14,7 @@ class MultiBoxLoss(nn.Module):
     distributed training). If N is 0, both are 0, and backward() still works.
 
     The arguments are those of ssd.pytorch. `prior_for_matching`, `bkg_label`, `neg_mining`, `neg_overlap`,
-    `encode_target` and `use_gpu` have no effect, as in ssd.pytorch.
+    `encode_target` and `use_gpu` have no effect.
 
     Args:
         num_classes: number of classes, including the background.

@@ -9,7 +9,7 @@ import numpy as np
 import openvino
 import pytest
 import torch
-from lively import lively_network
+from tiny import lively_network
 
 from data.transforms import resize, to_input
 from inference import Detector

@@ -7,9 +7,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from lively import lively_network
 from PIL import Image
-from tiny import DOG, DOG_BOX, DOG_SCORE, PERSON, PERSON_SCORE, make_checkpoint, make_network
+from tiny import DOG, DOG_BOX, DOG_SCORE, PERSON, PERSON_SCORE, lively_network, make_checkpoint, make_network
 
 from data import RGB_MEANS
 from inference import Detector

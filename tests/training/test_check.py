@@ -26,10 +26,10 @@ def test_what_is_in_a_data_set(tmp_path, capsys):
     }
     assert check(make_voc(tmp_path, objects, split="train")) == [0, 1, 2, 3]
     said = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert said[2:6] == ["cat 2 2", "dog 3 2", "all 5 3", "1 images with boxes without area (min >= max): dropped"]
-    assert "1 images with boxes outside of them: dropped" in said
-    assert "1 images with boxes partly outside of them: clipped" in said
-    assert "1 images without objects to train on: background" in said
+    assert said[2:6] == ["cat 2 2", "dog 3 2", "all 5 3", "1 image with boxes without area (min >= max): boxes dropped"]
+    assert "1 image with boxes outside the image: boxes dropped" in said
+    assert "1 image with boxes partly outside: boxes clipped" in said
+    assert "1 image without objects to train on: background" in said
     assert said[-1] == "training on 4 images with 5 objects"
 
 
@@ -41,10 +41,10 @@ def test_damaged_files_are_named_and_left_out_and_repeated_images_are_used_once(
     (folder / "Annotations" / "p09.xml").write_text("<annotation>")
     assert check(folder) == [i for i in range(40) if i not in (7, 9)]
     said = capsys.readouterr().out
-    assert "2 images or annotations that can't be used: left out" in said
+    assert "2 images that can't be used, or whose annotation can't: left out" in said
     assert "p07.jpg" in said
     assert "p09.xml" in said
-    assert "1 images listed more than once: used once" in said
+    assert "1 image listed more than once: used once" in said
 
 
 def test_examples_are_limited_unless_asked_for(tmp_path, capsys):
@@ -57,7 +57,7 @@ def test_examples_are_limited_unless_asked_for(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("objects", "words"), [
-    ({"a": []}, "no objects to train on in 1 images"),
+    ({"a": []}, "no objects to train on in 1 image;"),
     ({"a": [("dog", BOX, 1)]}, "no objects to train on"),
     ({"a": [DOG], "b": [("cat", BOX, 0)]}, "1 of 2 images can't be used.*cat"),
 ])  # fmt: skip

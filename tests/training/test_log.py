@@ -12,6 +12,7 @@ from training.log import COLUMNS, Log, draw_curves, read_rows
 from utils.errors import InputError
 
 VALUES = torch.tensor([1.0, 2.0, 3.0])
+FIRST = torch.tensor([0])  # the index of the first image
 SCORES = (SimpleNamespace(mean_ap_11=0.5, classes=()), np.zeros((2, 2, 3), np.uint8))
 
 
@@ -22,11 +23,11 @@ def make_log(folder, first=0, **settings):
 def test_a_row_covers_its_iterations_across_an_interruption(tmp_path):
     with make_log(tmp_path, print_every=3) as log:
         for iteration in range(4):
-            log.step(iteration, 1e-3, VALUES * iteration, [0])
+            log.step(iteration, 1e-3, VALUES * iteration, FIRST)
         log.settle()
     with make_log(tmp_path, 4, state=log.state(), print_every=3) as log:
         for iteration in (4, 5):
-            log.step(iteration, 1e-3, VALUES * iteration, [0])
+            log.step(iteration, 1e-3, VALUES * iteration, FIRST)
     assert [list(row.values())[:5] for row in log_of(tmp_path)] == [
         ["3", "0.001", "1.000000", "2.000000", "3.000"],
         ["6", "0.001", "4.000000", "8.000000", "12.000"],
@@ -40,7 +41,7 @@ def test_seconds_are_those_of_an_iteration(tmp_path, monkeypatch):
     with make_log(tmp_path, print_every=3) as log:
         for iteration in range(6):
             clock.now += 2
-            log.step(iteration, 1e-3, VALUES, [0])
+            log.step(iteration, 1e-3, VALUES, FIRST)
             if iteration == 3:
                 log.scores(4, *SCORES)
     assert [row["seconds"] for row in read_rows(tmp_path / "log.csv")] == [2, None, 2]
@@ -50,7 +51,7 @@ def test_seconds_are_those_of_an_iteration(tmp_path, monkeypatch):
 def test_rows_that_the_interruption_undid_are_removed(tmp_path, unscored, kept):
     with make_log(tmp_path) as log:
         for iteration in range(4):
-            log.step(iteration, 1e-3, VALUES, [0])
+            log.step(iteration, 1e-3, VALUES, FIRST)
             if iteration == 1:
                 log.scores(2, *SCORES)
     with make_log(tmp_path, 2, state={"sums": [0, 0, 0], "count": 0, "unscored": unscored}):
@@ -59,8 +60,8 @@ def test_rows_that_the_interruption_undid_are_removed(tmp_path, unscored, kept):
 
 def test_a_loss_that_is_not_finite_names_iteration_and_images(tmp_path):
     with make_log(tmp_path, print_every=5) as log:
-        log.step(0, 1e-3, VALUES, [3])
-        log.step(1, 1e-3, VALUES / 0, [4, 7])
+        log.step(0, 1e-3, VALUES, torch.tensor([3]))
+        log.step(1, 1e-3, VALUES / 0, torch.tensor([4, 7]))
         with pytest.raises(InputError, match="not finite at iteration 1.*image 4 image 7"):
             log.settle()
 
@@ -77,7 +78,7 @@ def test_rows_that_are_damaged_are_ignored(tmp_path):
     assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("write", [lambda log: log.step(0, 1e-3, VALUES, [0]), lambda log: log.scores(1, *SCORES)])
+@pytest.mark.parametrize("write", [lambda log: log.step(0, 1e-3, VALUES, FIRST), lambda log: log.scores(1, *SCORES)])
 def test_tensorboards_full_disk_is_one_line(tmp_path, write):
     def refuse(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")

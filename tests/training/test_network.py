@@ -34,18 +34,6 @@ def saved(contents, path):
 
 
 class TestBase:
-    @pytest.fixture
-    def offline(self, tmp_path, monkeypatch):
-        """Of the catalogue, only torchvision's copy is there."""
-        path = saved(base_state(layers=31), tmp_path / network.FALLBACK_BASE)
-
-        def resolve(name):
-            if path.name == name:
-                return path
-            raise InputError(f"{name} can't be downloaded; put it into weights/")
-
-        monkeypatch.setattr(network, "resolve", resolve)
-
     @pytest.mark.parametrize("prefix", ["", "vgg.", "features."])
     @pytest.mark.parametrize(("layers", "fresh"), [(99, ""), (31, "31.bias, 31.weight, 33.bias, 33.weight, ")])
     def test_what_a_file_lacks_stays_and_is_said(self, prefix, layers, fresh, tmp_path, capsys):
@@ -59,16 +47,20 @@ class TestBase:
         said = f"base network loaded from {path}; initialized from scratch: {fresh}extras, heads\n"
         assert capsys.readouterr().out == said
 
-    @pytest.mark.usefixtures("offline")
-    @pytest.mark.parametrize("name", ["vgg16_reducedfc.pth", "weights/vgg16_reducedfc.pth"])
-    def test_torchvisions_copy_replaces_a_reduced_one_that_is_not_available(self, name, capsys):
-        net = make_net()
-        load_base(net, name, print)
-        assert torch.equal(net.vgg[28].weight, base_state()["28.weight"])
-        assert f"can't be downloaded; put it into weights/; trying {network.FALLBACK_BASE}" in capsys.readouterr().out
+    def test_torchvisions_copy_replaces_the_reduced_base_but_no_users_file(self, tmp_path, monkeypatch, capsys):
+        """Of the catalogue, only torchvision's copy is there."""
+        path = saved(base_state(layers=31), tmp_path / network.FALLBACK_BASE)
 
-    @pytest.mark.usefixtures("offline")
-    def test_nothing_replaces_a_users_own_file(self):
+        def resolve(name):
+            if path.name == name:
+                return path
+            raise InputError(f"{name} can't be downloaded; put it into weights/")
+
+        monkeypatch.setattr(network, "resolve", resolve)
+        for name in ("vgg16_reducedfc.pth", "weights/vgg16_reducedfc.pth"):
+            load_base(net := make_net(), name, print)
+            assert torch.equal(net.vgg[28].weight, base_state()["28.weight"])
+            assert f"{name} can't be downloaded; put it into weights/; trying {path.name}" in capsys.readouterr().out
         with pytest.raises(InputError, match=r"mine\.pth"):
             load_base(make_net(), "mine.pth", print)
 
@@ -150,15 +142,12 @@ class TestFinetune:
         load_fitting(net, start, ("c", "x", "y"), print)
         assert torch.equal(net.conf[0].weight, fresh["conf.0.weight"])
 
-    def test_a_checkpoint_brings_its_priors_and_batch_norm(self, tmp_path):
-        net = make_net(batch_norm=True, config=coco)
-        start = read_start(source("checkpoint", tmp_path, net, config=coco, batch_norm=True))
+    def test_a_checkpoint_brings_its_priors_and_batch_norm_and_is_trained_in_rgb(self, tmp_path):
+        """The first convolution of a network for BGR takes the channels in the other order, and computes the same."""
+        bgr, rgb = (make_net(seed=seed, batch_norm=True, config=coco) for seed in (3, 4))
+        start = read_start(source("checkpoint", tmp_path, bgr, config=coco, batch_norm=True, channel_order="BGR"))
         assert (start.config, start.batch_norm) == (coco, True)
-
-    def test_a_network_for_bgr_is_trained_in_rgb(self, tmp_path):
-        """The first convolution takes the channels in the other order, and computes the same."""
-        bgr, rgb = make_net(seed=3), make_net(seed=4)
-        load_fitting(rgb, read_start(source("checkpoint", tmp_path, bgr, channel_order="BGR")), CLASSES, print)
+        load_fitting(rgb, start, CLASSES, print)
         x = torch.randn(1, 3, 300, 300) * 50
         with torch.no_grad():
             torch.testing.assert_close(rgb.eval().raw(x), bgr.eval().raw(x.flip(1)), rtol=1e-3, atol=1e-3)

@@ -10,10 +10,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from fake_cuda import rehearsal
-from lively import lively_checkpoint
 from synthetic import make_voc
 from test_engine import make_batch, make_trainer
 from test_train import BASE, OBJECTS, log_of, train
+from tiny import lively_checkpoint
 
 from data.transforms import to_input
 from ssd import build_ssd

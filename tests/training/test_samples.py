@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from synthetic import make_voc
+from test_train import assert_same
 
 from data import SSDAugmentation, VOCDetection
 from layers.modules import MultiBoxLoss
@@ -35,15 +36,13 @@ def images(tmp_path):
 
 
 class TestShuffle:
-    @pytest.mark.parametrize("n", [1, 7, 100])
-    def test_every_item_once_in_each_epoch(self, n):
-        order = samples.Shuffle(n, seed=0)
-        drawn = [order[position] for position in range(4 * n)]
-        assert all(sorted(drawn[epoch * n :][:n]) == list(range(n)) for epoch in range(4))
-
-    def test_epochs_and_seeds_differ(self):
-        orders = samples.Shuffle(50, seed=0), samples.Shuffle(50, seed=1)
-        assert len({tuple(order[start + i] for i in range(50)) for order in orders for start in (0, 50)}) == 4
+    @pytest.mark.parametrize(("n", "orders"), [(1, 1), (7, 4), (100, 4)])
+    def test_every_item_once_in_each_epoch_whose_order_differs(self, n, orders):
+        """Two epochs of two seeds."""
+        shuffles = samples.Shuffle(n, seed=0), samples.Shuffle(n, seed=1)
+        epochs = [tuple(shuffle[start + i] for i in range(n)) for shuffle in shuffles for start in (0, n)]
+        assert all(sorted(epoch) == list(range(n)) for epoch in epochs)
+        assert len(set(epochs)) == orders
 
     def test_weights_decide_how_often_an_item_is_drawn(self):
         """In each epoch as often as its share says, up to one; over many epochs exactly."""
@@ -85,16 +84,10 @@ def test_the_shares_of_the_ranks_partition_the_batch(world):
 def test_a_position_has_one_sample_and_an_image_many(images, weights):
     """Whatever was asked for before."""
     straight, other = (samples.TrainingSamples(images, AUGMENTATION, 3, weights) for _ in range(2))
-    order = np.random.RandomState(0).permutation(21).tolist()
-    again = {position: other[position] for position in order}
-    seen = {}
-    for position in range(21):
-        image, target, index = straight[position]
-        assert torch.equal(image, again[position][0])
-        assert torch.equal(target, again[position][1])
-        assert index == again[position][2]
-        seen.setdefault(index, []).append(image)
-    assert not any(torch.equal(*views[:2]) for views in seen.values() if len(views) > 1)
+    drawn = [straight[position] for position in range(21)]
+    again = {position: other[position] for position in np.random.RandomState(0).permutation(21).tolist()}
+    assert_same(drawn, [again[position] for position in range(21)])
+    assert len({image.numpy().tobytes() for image, _, _ in drawn}) > 14  # of 7 images
 
 
 def test_images_are_rgb(tmp_path):
@@ -118,12 +111,10 @@ def test_usable_rows_are_cut_to_the_image_and_have_an_area():
 def test_a_batch_has_the_targets_of_the_criterion(images, priors300):
     criterion, data = MultiBoxLoss(21), samples.TrainingSamples(images, AUGMENTATION, 3)
     batch = [data[position] for position in range(5)]
-    stacked, loc_t, conf_t, indices = samples.MatchedBatch(criterion, priors300)(batch)
-    expected = criterion.match_targets([target for _, target, _ in batch], priors300)
-    assert torch.equal(stacked, torch.stack([image for image, _, _ in batch]))
-    assert torch.equal(loc_t, expected[0])
-    assert torch.equal(conf_t, expected[1])
-    assert indices.tolist() == [index for _, _, index in batch]
+    stack, targets, indices = zip(*batch, strict=True)
+    matched = criterion.match_targets(list(targets), priors300)
+    found = samples.MatchedBatch(criterion, priors300)(batch)
+    assert_same(found, (torch.stack(stack), *matched, torch.tensor(indices)))
 
 
 @pytest.mark.parametrize(("settings", "words"), [

@@ -116,7 +116,7 @@ class TestFolder:
         (tmp_path / "run.json").write_text(content)
         (tmp_path / "state_4.pth").write_bytes(b"")
         with pytest.raises(InputError, match=r"run\.json"):
-            state.check_folder(tmp_path, "auto", RUN)
+            state.check_folder(tmp_path, "auto", True, RUN)
 
     def test_the_identity_is_that_of_the_data_wherever_they_lie(self, tmp_path):
         runs = []

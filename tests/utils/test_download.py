@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from utils.download import Remote, fetch, unpack
 from utils.errors import InputError
 
 ROOT = Path(__file__).parents[2]
-CONTENT = bytes(range(256)) * 1600  # 409,600 bytes
+CONTENT = bytes(range(256)) * 5000  # 1,280,000 bytes: hashed in two blocks
 SHA256, MD5 = hashlib.sha256(CONTENT).hexdigest(), hashlib.md5(CONTENT).hexdigest()
 
 
@@ -33,7 +34,7 @@ def quick_and_direct(monkeypatch):
         monkeypatch.delenv(name.upper(), raising=False)
 
 
-def remote(server, size=409_600, checksum=f"sha256 {SHA256}"):
+def remote(server, size=1_280_000, checksum=f"sha256 {SHA256}"):
     return Remote("file.bin", server.address, size, checksum)
 
 
@@ -60,8 +61,8 @@ def test_the_file_arrives_complete(tmp_path, behaviors):
 @pytest.mark.parametrize(("behavior", "reason"), [
     (404, "404 Client Error"), (500, "too many 500 error responses"), ("web_page", "web page"),
     ("redirect_to_ftp", "No connection adapters were found for 'ftp://"), ("wrong_bytes", "found sha256"),
-    ("too_short", "offers 409,593 bytes, expected 409,600"), ("endless", "found 1,228,800 bytes, expected 409,600"),
-    ("ignores_range_and_cuts_off", "IncompleteRead(204800 bytes read"), ("hangs_up", "closed connection without"),
+    ("too_short", "offers 1,279,993 bytes, expected 1,280,000"), ("endless", "found 3,840,000 bytes, expected"),
+    ("ignores_range_and_cuts_off", "IncompleteRead(640000 bytes read"), ("hangs_up", "closed connection without"),
     ("hold", "timed out"),
 ])  # fmt: skip
 def test_a_bad_server_leaves_no_file(tmp_path, monkeypatch, behavior, reason):
@@ -90,7 +91,7 @@ def test_a_file_that_is_there_is_verified_and_kept(tmp_path):
     with serve(CONTENT) as server:
         fetch(remote(server), tmp_path)
         (tmp_path / "file.bin").write_bytes(CONTENT[:-1])
-        assert "found 409,599 bytes, expected 409,600" in failure(fetch, remote(server), tmp_path)
+        assert "found 1,279,999 bytes, expected 1,280,000" in failure(fetch, remote(server), tmp_path)
     assert server.requests == []
     assert (tmp_path / "file.bin").read_bytes() == CONTENT[:-1]
 
@@ -159,33 +160,35 @@ def test_a_killed_process_leaves_its_part_which_the_next_runs_resume(tmp_path):
     assert (tmp_path / "file.bin").read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("path", ["../outside", "/tmp/outside", "a/../../outside", "..\\outside", "C:outside"])
-@pytest.mark.parametrize("make", [make_tar, make_zip])
-def test_an_archive_writes_nothing_outside_its_folder(tmp_path, make, path):
-    (tmp_path / "archive").write_bytes(make({path: b"x"}))
-    assert "contains the path" in failure(unpack, tmp_path / "archive", tmp_path / "folder")
-    assert [found for found in tmp_path.rglob("*") if found.is_file()] == [tmp_path / "archive"]
+@pytest.mark.parametrize(("content", "reason"), [
+    (b"", ""), (b"no archive", ""), (make_tar({"a": b"1" * 2000})[:1800], ""),
+    (make_zip({"a": b"1" * 99}).replace(b"1111", b"1121", 1), "Bad CRC-32"),
+    *((make({path: b"x"}), "contains the path") for make in (make_tar, make_zip) for path in (
+        "../outside", "/tmp/outside", "a/../../outside", "..\\outside", "C:outside",
+    )),
+])  # fmt: skip
+def test_a_damaged_or_unsafe_archive_is_named_and_writes_nothing_outside(tmp_path, content, reason):
+    (tmp_path / "archive").write_bytes(content)
+    message = failure(unpack, tmp_path / "archive", tmp_path / "folder")
+    assert message.startswith(f"{tmp_path}/archive: damaged or unsafe") and reason in message
+    assert {path.name for path in tmp_path.iterdir()} <= {"archive", "folder"}
     assert not Path("/tmp/outside").exists()
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"no archive", make_tar({"a": b"1" * 2000})[:1800], make_zip({"a": b"1" * 99}).replace(b"1111", b"1121", 1),
-])  # fmt: skip
-def test_a_damaged_archive_is_named(tmp_path, content):
-    (tmp_path / "archive").write_bytes(content)
-    assert f"{tmp_path}/archive: damaged" in failure(unpack, tmp_path / "archive", tmp_path / "folder")
-
-
 VOC = "VOCdevkit/VOC2007"
+VOC_ARCHIVE = script._voc("2007", "a.tar", 0, "", "trainval", 2)
 VOC_FILES = {f"{VOC}/ImageSets/Main/trainval.txt": b"000001\n000002\n"}
 VOC_FILES |= {f"{VOC}/{path}": b"x" for i in "12" for path in (f"JPEGImages/00000{i}.jpg", f"Annotations/00000{i}.xml")}
 
 
-def publish(monkeypatch, server, data_set, archive):
-    """Let a data set be one archive, which is the server's file."""
-    checksum = f"md5 {hashlib.md5(server.content).hexdigest()}"
-    entry = dataclasses.replace(archive, address=server.address, size=len(server.content), checksum=checksum)
-    monkeypatch.setitem(script.ARCHIVES, data_set, [entry])
+@contextmanager
+def published(monkeypatch, data_set, archive, content):
+    """Within it, a data set is one archive of this content, on a server."""
+    checksum = f"md5 {hashlib.md5(content).hexdigest()}"
+    with serve(content) as server:
+        entry = dataclasses.replace(archive, address=server.address, size=len(content), checksum=checksum)
+        monkeypatch.setitem(script.ARCHIVES, data_set, [entry])
+        yield server
 
 
 def run(name, folder, *flags):
@@ -193,8 +196,7 @@ def run(name, folder, *flags):
 
 
 def test_voc_is_downloaded_unpacked_and_then_left_alone(tmp_path, monkeypatch, capsys):
-    with serve(make_tar(VOC_FILES)) as server:
-        publish(monkeypatch, server, "VOC2007", script._voc("2007", "a.tar", 0, "", "trainval", 2))
+    with published(monkeypatch, "VOC2007", VOC_ARCHIVE, make_tar(VOC_FILES)) as server:
         run("VOC2007", tmp_path)
         assert capsys.readouterr().out.endswith(f"VOC2007: complete in {tmp_path}\n")
         assert list(tmp_path.iterdir()) == [tmp_path / "VOCdevkit"]  # neither archive nor lock
@@ -209,20 +211,18 @@ def test_voc_is_downloaded_unpacked_and_then_left_alone(tmp_path, monkeypatch, c
 
 @pytest.mark.parametrize("lost", list(VOC_FILES))
 def test_an_incomplete_archive_is_not_called_complete(tmp_path, monkeypatch, lost):
-    with serve(make_tar({path: content for path, content in VOC_FILES.items() if path != lost})) as server:
-        publish(monkeypatch, server, "VOC2007", script._voc("2007", "a.tar", 0, "", "trainval", 2))
+    rest = make_tar({path: content for path, content in VOC_FILES.items() if path != lost})
+    with published(monkeypatch, "VOC2007", VOC_ARCHIVE, rest):
         assert Path(lost).name in failure(run, "VOC2007", tmp_path)
 
 
 def test_coco_is_downloaded_and_unpacked(tmp_path, monkeypatch):
     annotations, images = script.ARCHIVES["COCO2017"][:2]
     files = {f"annotations/instances_{split}2017.json": b"x" for split in ("val", "train")}
-    with serve(make_zip(files)) as server:
-        publish(monkeypatch, server, "COCO2017", annotations)
+    with published(monkeypatch, "COCO2017", annotations, make_zip(files)):
         run("COCO2017", tmp_path)
     assert all((tmp_path / "coco" / name).read_bytes() == b"x" for name in files)
-    with serve(make_zip({"val2017/1.jpg": b"x"})) as server:
-        publish(monkeypatch, server, "COCO2017", images)
+    with published(monkeypatch, "COCO2017", images, make_zip({"val2017/1.jpg": b"x"})):
         assert "matches 1 files, expected 5,000" in failure(run, "COCO2017", tmp_path)
     assert (tmp_path / "coco" / "images" / "val2017" / "1.jpg").read_bytes() == b"x"
 

@@ -1,30 +1,29 @@
 """How scripts end, and which names are valid; the invalid ones are in test_names_from_data.py."""
 
+import errno
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
 from utils.errors import InputError, exit_on_input_error, name_problem, printable
+from utils.system import StopSignals
 
 
-def test_an_input_error_is_one_line_and_exit_code_2(capsys):
-    with pytest.raises(SystemExit) as ended, exit_on_input_error():
-        raise InputError("a.xml:\n  invalid\x1b[2J; repair it")
-    assert ended.value.code == 2
-    assert capsys.readouterr().err == "error: a.xml: invalid\\x1b[2J; repair it\n"
-    with pytest.raises(ZeroDivisionError), exit_on_input_error():  # a bug keeps its traceback
-        raise ZeroDivisionError
+@pytest.mark.parametrize(("error", "line"), [
+    (InputError("a.xml:\n  invalid\x1b[2J; repair it"), "a.xml: invalid\\x1b[2J; repair it"),
+    (OSError(errno.ENAMETOOLONG, "File name too long", "aaa"), "aaa: File name too long; choose another path"),
+])  # fmt: skip
+def test_a_users_mistake_is_one_line_and_exit_code_2(capsys, error, line):
+    with pytest.raises(SystemExit, match="2"), exit_on_input_error():
+        raise error
+    assert capsys.readouterr().err == f"error: {line}\n"
 
 
-def test_a_path_that_is_too_long_is_one_line_and_exit_code_2(capsys):
-    with pytest.raises(SystemExit) as ended, exit_on_input_error():
-        Path("a" * 300).read_bytes()
-    assert ended.value.code == 2
-    assert capsys.readouterr().err == f"error: {'a' * 300}: File name too long; choose another path\n"
-    with pytest.raises(FileNotFoundError), exit_on_input_error():  # a bug keeps its traceback
-        Path("missing").read_bytes()
+@pytest.mark.parametrize("bug", [ZeroDivisionError, FileNotFoundError(errno.ENOENT, "No such file", "missing")])
+def test_a_bug_keeps_its_traceback(bug):
+    with pytest.raises((ZeroDivisionError, FileNotFoundError)), exit_on_input_error():
+        raise bug
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows ends the process instead of sending SIGTERM")
@@ -42,6 +41,15 @@ def test_signals_are_one_line_and_their_exit_code(capsys, number, importing):
     assert ended.value.code == 128 + number
     assert capsys.readouterr().err == f"interrupted by {number.name}\n"
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_only_a_second_ctrl_c_interrupts_the_work():
+    with StopSignals() as stop:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+        assert stop.number == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize("name", ["dog", "größe 大小 حجم", "خط\u200cعابر", "../a", "{0}", "<b>", "a" * 200])

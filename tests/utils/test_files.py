@@ -1,16 +1,16 @@
-"""Files that are written as a whole or not at all, checked, and hashed."""
+"""Files that are written as a whole or not at all, and checked. For their hash see test_download.py."""
 
-import hashlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from media import names
 
 from utils import files
 from utils.errors import InputError
-from utils.files import check_regular, file_hash, whole_file
+from utils.files import check_regular, whole_file
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLED = """
@@ -27,10 +27,6 @@ needs_posix = pytest.mark.skipif(os.name != "posix", reason="signals, links and 
 @pytest.fixture(autouse=True)
 def first_write_in_each_folder():
     files.remove_unfinished.cache_clear()
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
 
 
 @needs_posix
@@ -96,10 +92,3 @@ def test_only_regular_files_are_read(tmp_path, kind):
         check_regular(path)
     assert caught.value.strerror
     check_regular(__file__)
-
-
-def test_hash(tmp_path):
-    data = bytes(range(256)) * 10_000  # more than one block
-    (tmp_path / "a").write_bytes(data)
-    assert file_hash(tmp_path / "a") == hashlib.sha256(data).hexdigest()
-    assert file_hash(str(tmp_path / "a"), "md5") == hashlib.md5(data).hexdigest()

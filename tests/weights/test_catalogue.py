@@ -94,7 +94,7 @@ def test_a_path_is_never_replaced_by_something_else(folder, server, tmp_path):
 def test_what_is_neither_a_file_nor_known(folder, tmp_path):
     for name, words in (
         ("ssd300_mAP_77.43.pth", r"did you mean ssd300_mAP_77\.43_v2\.pth"), (tmp_path, "is a folder"),
-        ("nonsense", "nonsense: no such file; these names are downloaded: ssd300"),
+        ("nonsense", "nonsense: no such file; published checkpoints: ssd300"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=words):
             weights.resolve(name)
