@@ -221,7 +221,7 @@ def report(reports, ranks):
 
 
 def detect_all(pipeline, inputs, write):
-    """Run the detector on all inputs; consecutive images with targets in one folder are processed together.
+    """Run the detector on all inputs; consecutive images are processed together.
 
     Args:
         pipeline: inference.pipeline.Pipeline.
@@ -232,7 +232,7 @@ def detect_all(pipeline, inputs, write):
         ([(list of Input, output.Summary)], list with an InputError for each input that failed).
     """
     reports, errors = [], []
-    for _, items in groupby(inputs, lambda one: one.target.parent if one.kind == "image" else id(one)):
+    for _, items in groupby(inputs, lambda one: one.kind == "image" or id(one)):
         group = list(items)
         try:
             summary, notes = detect_group(pipeline, group, write)

@@ -4,6 +4,7 @@ On CPU, several frames at once with one thread each are faster than one frame wi
 wait for each other after every layer, and use the cores that other processes (ffmpeg) need.
 """
 
+import errno
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -20,6 +21,7 @@ from utils.system import report_out_of_memory, thread_counts
 
 MAX_WORKERS = 8  # each holds feature maps
 SLACK = 2  # items submitted beyond one per worker
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk
 _LESS_MEMORY = "lower --batch_size, close other programs, or use smaller images"
 
 
@@ -152,13 +154,13 @@ class Pipeline:
     def images(self, paths, targets=None):
         """Detect in image files, and write each to its target.
 
-        An image that can't be read is left out; the Summary has the error.
+        An image that can't be read or written is left out; the Summary has the error.
 
         Returns:
             output.Summary.
 
         Raises:
-            InputError: a target can't be written.
+            InputError: the disk is full.
         """
         workers, threads = share_threads(self.detector.device)
         stages = ("read", "network", "draw", "write") if targets else ("read", "network", "draw")
@@ -173,10 +175,18 @@ class Pipeline:
                 except InputError as error:
                     errors.append(error)
             found = self._detect_and_draw([image for *_, image in read], [(str(path),) for path, *_ in read], summary)
-            for _, target, image in read if targets else ():
-                with summary.timing("write"):
-                    write_image(target, image)
-            return errors, list(zip(read, found, strict=True))
+            finished = []
+            for (path, target, image), detections in zip(read, found, strict=True):
+                try:
+                    if targets:
+                        with summary.timing("write"):
+                            write_image(target, image)
+                    finished.append((path, image, detections))
+                except InputError as error:
+                    if getattr(error.__cause__, "errno", None) in _FULL:
+                        raise
+                    errors.append(error)
+            return errors, finished
 
         waiting = batches(zip(paths, targets or paths, strict=True), self.batch_size)
         waiting = takewhile(lambda _: not self.stopped, waiting)  # after a stop, batches in progress are finished
@@ -185,7 +195,7 @@ class Pipeline:
         with closing(in_order(work, waiting, workers, threads)) as results, bar:
             for errors, finished in results:
                 summary.errors += errors
-                for (path, _, image), detections in finished:
+                for path, image, detections in finished:
                     if self.on_result:
                         self.on_result(detections, file=str(path))
                     summary.add(detections)

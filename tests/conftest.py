@@ -19,9 +19,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def pytest_addoption(parser):
-    parser.addoption(
-        "--long", action="store_true", help="kill training 20 times, not twice; six times the hostile files"
-    )
+    parser.addoption("--long", action="store_true", help="20 killed runs instead of 2, six times the hostile files")
 
 
 @pytest.fixture(scope="session", autouse=True)
