@@ -42,7 +42,12 @@ def get_args_parser():
     help_text = "to train on (default: 2007_trainval 2012_trainval; train2017; train val1; a folder's train)"
     add("--train_split", nargs="+", metavar="SPLIT", help=help_text)
     add("--val_split", metavar="SPLIT", help="to validate on, such as 2007_test or val")
-    add("--classes", nargs="+", metavar="NAME", help="class names (default: the data set's, or those in a folder)")
+    add(
+        "--classes",
+        nargs="+",
+        metavar="NAME",
+        help="class names (default: the data set's; for a folder, all annotated)",
+    )
     add("--balance", action=FLAG, default=False, help="draw images with rare classes more often")
     add("--keep_difficult", action=FLAG, default=False, help="also train on difficult objects")
     add("--augment", action=FLAG, default=True, help="augment the images; off: only resize them")
@@ -258,6 +263,8 @@ def main(args):
         if resumed is not None:
             first, log_state, best = state.restore(path, resumed, trainer, run, say)
             say(f"resuming from {path} at iteration {first}")
+            if not (folder / "best.pth").exists():  # the state is from another folder
+                best = -1.0
             if args.val_split and first == max_iter and log_state:
                 log_state["unscored"] = True  # the final checkpoint contains mAP and threshold
         if args.start_iter is not None:
@@ -324,8 +331,8 @@ def main(args):
                 log.scores(done, result, prediction_grid(trainer.result, info, val_images, device))
                 mean_ap = round(result.mean_ap_11, 4)
                 info = replace(info, mAP=mean_ap, mAP_on=val_images.title, threshold=threshold)
-                if result.mean_ap_11 > best or not (folder / "best.pth").exists():
-                    best = max(best, result.mean_ap_11)
+                if result.mean_ap_11 > best:
+                    best = result.mean_ap_11
                     save_for_use(folder / "best.pth", trainer.result, info)
             ranks.wait()
             save(done)

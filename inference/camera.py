@@ -25,7 +25,7 @@ class CameraReader(AbstractContextManager):
         size, rate, decoded, complete, seconds, notes: as in VideoReader.
 
     Raises:
-        InputError: there is no such camera, or it gives no frame.
+        InputError: there is no such camera, it gives no frame, or the address is that of a video file.
     """
 
     live, expected = True, None
@@ -44,7 +44,8 @@ class CameraReader(AbstractContextManager):
         if not found:
             self._capture.release()
             raise InputError(f"{self.name}: no frame; is it connected, and not in use by another program?")
-        if isinstance(source, str) and self._capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0:
+        self._is_recording = self._capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
+        if self._is_recording and str(source).startswith(("http", "file:")):
             self._capture.release()
             raise InputError(f"{self.name}: a file, not a live stream; download it, and name the file")
         self.size = frame.shape[1], frame.shape[0]
@@ -66,8 +67,8 @@ class CameraReader(AbstractContextManager):
         return frame if found else None
 
     def _watch(self):
-        """Keep the newest frame (in the thread). A stream is opened once more if it ends."""
-        retry = isinstance(self._source, str)
+        """Keep the newest frame (in the thread). A live stream is opened once more if it ends."""
+        retry = isinstance(self._source, str) and not self._is_recording
         while not self.complete:
             frame = self._read()
             if frame is None and retry:

@@ -64,7 +64,8 @@ def probe(path):
         raise InputError(f"{path}: can't be read as a video ({reason(done.stderr)})")
     pixels, colors, width, height, wide, high = shape.groups()
     rates = re.search(
-        r"^ *Stream .*?: Video: (?!.*\(attached pic\)).*?(?:, ([\d.]+k?) fps)?(?:, ([\d.]+k?) tbr)?(, [\d.]+k? tbn|$)",
+        r"^ *Stream #0:.*?: Video: (?!.*\(attached pic\))"
+        r".*?(?:, ([\d.]+k?) fps)?(?:, ([\d.]+k?) tbr)?(, [\d.]+k? tbn|$)",
         source,
         re.M,
     )
@@ -80,7 +81,7 @@ def probe(path):
         start=int(frame[1]) * int(time_base[1]) / int(time_base[2]) - origin,
         sound=tuple(re.findall(r"^ *Stream #0:\d+.*?: Audio: (\w+)", source, re.M)),
         pixel_aspect=f"{wide}/{high}" if wide and int(wide) and int(high) else "1/1",
-        interlaced=bool(re.search(r"^ *Stream .*: Video: .*(top|bottom) (coded )?first", log, re.M)),
+        interlaced=bool(re.search(r"^ *Stream #0:.*: Video: .*(top|bottom) (coded )?first", log, re.M)),
         untagged_hd=pixels.startswith("yuv") and not tagged and (int(width) >= 1280 or int(height) > 576),
     )
 

@@ -139,7 +139,9 @@ def list_folder(folder, recursive=False):
         found += [Input("video", path, str(path), folder) for path in videos]
         found.sort(key=lambda one: one.source)
     if not found:
-        raise InputError(f"{folder}: no image in this folder, only {count(len(files), 'other file')}; name another one")
+        raise InputError(
+            f"{folder}: no image in this folder (found {count(len(files), 'other file')}); name another folder"
+        )
     return found
 
 

@@ -137,9 +137,10 @@ class Crops:
         self.folder = make_folder(folder, "--crops")
         try:
             names = {path.name for path in self.folder.iterdir()}
-            if names and CROPS_MARK not in names and not overwrite:
+            if not names:
+                (self.folder / CROPS_MARK).touch()
+            elif CROPS_MARK not in names and not overwrite:
                 raise InputError(f"--crops {folder}: this folder holds other files; add --overwrite, or name another")
-            (self.folder / CROPS_MARK).touch()
         except OSError as error:
             raise InputError(f"--crops {folder}: can't be written ({error.strerror}); name another folder") from error
 
@@ -165,7 +166,7 @@ class Summary:
 
     Attributes:
         images: number of images or frames. objects: Counter by class name.
-        errors: an InputError for each image that can't be read.
+        errors: an InputError for each image that can't be read or written.
         seconds: {stage: seconds}, summed over its threads.
         threads: {stage: number of threads}; the stages overlap.
     """

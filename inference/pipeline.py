@@ -21,7 +21,7 @@ from utils.system import report_out_of_memory, thread_counts
 
 MAX_WORKERS = 8  # each holds feature maps
 SLACK = 2  # items submitted beyond one per worker
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # no other image could be written either
 _LESS_MEMORY = "lower --batch_size, close other programs, or use smaller images"
 
 
@@ -127,12 +127,10 @@ class Pipeline:
             found = self._detect_and_draw(frames, [(name, index) for index, _ in batch], summary)
             return [(index, time, frame, one) for (index, (time, frame)), one in zip(batch, found, strict=True)]
 
-        if reader.live:
-            waiting = batches(enumerate(reader.timed(self.stop)), self.live_batch_size)
+        if reader.live:  # frames of a camera would be shown late if they waited for a worker
+            results = (work(batch) for batch in batches(enumerate(reader.timed(self.stop)), self.live_batch_size))
         else:
-            waiting = batches(enumerate(reader.timed()), self.batch_size)
-        # Frames of a camera would be shown late if they waited for a worker.
-        results = (work(batch) for batch in waiting) if reader.live else in_order(work, waiting, workers, threads)
+            results = in_order(work, batches(enumerate(reader.timed()), self.batch_size), workers, threads)
         bar = tqdm(total=reader.expected, unit="frame", dynamic_ncols=True, disable=self.no_bar)
         with closing(results), bar:
             for batch in results:
@@ -160,7 +158,7 @@ class Pipeline:
             output.Summary.
 
         Raises:
-            InputError: the disk is full.
+            InputError: the disk is full or read-only.
         """
         workers, threads = share_threads(self.detector.device)
         stages = ("read", "network", "draw", "write") if targets else ("read", "network", "draw")
@@ -183,7 +181,7 @@ class Pipeline:
                             write_image(target, image)
                     finished.append((path, image, detections))
                 except InputError as error:
-                    if getattr(error.__cause__, "errno", None) in _FULL:
+                    if getattr(error.__cause__, "errno", None) in _NO_ROOM:
                         raise
                     errors.append(error)
             return errors, finished

@@ -41,8 +41,10 @@ def classes_with_files(folder, split):
     return names
 
 
-def read_detection_files(folder, split, ids, class_names):
+def read_detection_files(folder, split, ids, class_names, exact=False):
     """Read all detection files of a split with the given image ids and annotated classes.
+
+    Unless `exact`, an annotated class without a file is tried in lower case, as in EvaluationSet.ground_truth.
 
     Returns:
         (sorted names of the classes with annotations or a file, DetectionArrays with labels of these, notes).
@@ -52,7 +54,10 @@ def read_detection_files(folder, split, ids, class_names):
     """
     index_of = {str(image_id): index for index, image_id in enumerate(ids)}
     present = classes_with_files(folder, split)
-    class_names = {name if name in present or name.lower() not in present else name.lower() for name in class_names}
+    if not exact:
+        class_names = {
+            name.lower() if name not in present and name.lower() in present else name for name in class_names
+        }
     names = sorted({*class_names, *present})
     if len(names) == len(class_names) + len(present):
         raise InputError(f"{folder}: no det_{split}_<class>.txt of the data set's classes (found {present[0]})")

@@ -71,8 +71,11 @@ def prepare_folder(folder, data_folder):
     if folder.resolve().is_relative_to(Path(data_folder).resolve()):
         raise InputError(f"--save_folder {folder}: inside the data set {data_folder}; choose another folder")
     make_folder(folder, "--save_folder")
-    for name in ("results.json", "pr_curves.png", "mistakes.html"):
-        (folder / name).unlink(missing_ok=True)
+    try:
+        for name in ("results.json", "pr_curves.png", "mistakes.html"):
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"--save_folder {folder}: can't be written ({error.strerror}); choose another") from error
     return folder
 
 

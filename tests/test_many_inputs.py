@@ -94,6 +94,12 @@ def test_a_result_that_cannot_be_written_does_not_end_the_run(run):
     assert [line["file"] for line in lines] == ["a/1.png", "a/3.png"]
 
 
+def test_a_folder_that_cannot_be_written_is_named_before_the_work(run, monkeypatch):
+    copies("000139.png", "a/1.png")
+    monkeypatch.setattr("os.access", lambda path, mode: str(path) != "a")
+    assert run("a")[::2] == (2, "error: a: this folder can't be written; choose another --output\n")
+
+
 def test_what_a_failed_run_wrote_may_be_overwritten(run, monkeypatch):
     copies("000139.png", "in/a.png", "in/b.png")
     images = Pipeline.images

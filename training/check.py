@@ -60,7 +60,7 @@ def check_images(images, class_names, ranks, num_workers=4, name_all=False):
         return [str(images.image_path(index)) for index in indices]
 
     problems = [
-        ("that can't be used, or whose annotation can't: left out", [found[index].error for index in failed]),
+        ("with an unusable file or annotation: left out", [found[index].error for index in failed]),
         ("listed more than once: used once", names(repeated)),
         ("with boxes without area (min >= max): boxes dropped", names(i for i in usable if found[i].empty)),
         ("with boxes outside the image: boxes dropped", names(i for i in usable if found[i].outside)),

@@ -20,7 +20,7 @@ DAMAGED = (LookupError, ValueError, RuntimeError, TypeError, AttributeError, Ari
 
 @contextmanager
 def open_folder(folder, ranks, lock=True):
-    """Create the folder of a run and lock it, because two processes would overwrite each other's states.
+    """Create the folder of a run and, with `lock`, lock it: two processes would overwrite each other's states.
 
     Raises:
         InputError: it can't be created, or another process trains in it.
@@ -77,15 +77,14 @@ def check_folder(folder, resume, resumed, run):
     Raises:
         InputError: the folder contains a run that isn't resumed, or states of another run.
     """
-    crops = list(folder.glob("crops.pth"))
-    states = list_states(folder) + crops
-    results = [*folder.glob("best.pth"), *folder.glob("ssd*_final.pth"), *list_states(folder)]
+    states, crops = list_states(folder), list(folder.glob("crops.pth"))
+    results = [*folder.glob("best.pth"), *folder.glob("ssd*_final.pth"), *states]
     if (results and not resumed) or (crops and not resume):
-        remedy = "resume it with --resume auto, or " if states and not resume else ""
+        remedy = "resume it with --resume auto, or " if (states or crops) and not resume else ""
         name = (results + crops)[-1].name
         raise InputError(f"--save_folder {folder}: already holds a run ({name}); {remedy}choose another --save_folder")
     path = folder / "run.json"
-    if states and path.is_file():
+    if (states or crops) and path.is_file():
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
@@ -145,7 +144,7 @@ def find_state(resume, folder, say):
             return path, read_file(path)
         except InputError as error:  # such as a disk that lost a write
             say(f"skipped: {error}")
-    say(f"--resume auto: no state in {folder}; starting from the beginning")
+    say(f"--resume auto: no usable state in {folder}")
     return None, None
 
 

@@ -14,8 +14,8 @@ import platformdirs
 
 from utils.errors import InputError
 
-_MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]  # several may write to a folder
-_UNFINISHED = re.compile(rf"\.writing-{_MACHINE}-([0-9]+)-.*")  # and <process id>-<random><suffix>
+_MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]  # several machines may write to a folder
+_UNFINISHED = re.compile(rf"\.writing-{_MACHINE}-([0-9]+)-.*")  # .writing-<machine>-<process id>-<random><suffix>
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def whole_file(path):
 
     Yields a temporary path beside `path`, with the same suffix. When the block succeeds, the temporary file is synced
     to the disk and renamed to `path`; when it raises, the temporary file is removed and an earlier `path` stays. The
-    temporary files of killed processes are removed by the next process that writes to the folder.
+    temporary files of killed processes are removed by the next process of the same machine that writes to the folder.
 
     Raises:
         InputError: the file can't be written.

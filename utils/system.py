@@ -122,7 +122,8 @@ def keep_freed_memory():
 class StopSignals:
     """A context in which Ctrl-C and SIGTERM only set `number`, so that the work in progress can be finished and saved.
 
-    A second Ctrl-C raises KeyboardInterrupt. Outside the main thread, signals are not changed.
+    After a signal, Ctrl-C raises KeyboardInterrupt and SIGTERM is ignored. Outside the main thread, signals are not
+    changed.
 
     Attributes:
         number: number of the signal, 0 if there was none; bool() of the object is True after a signal.

@@ -147,9 +147,12 @@ class TestSound:
 
 
 def test_titles_do_not_change_rate_and_length(tmp_path):
-    tags = ["Video: shot in 4K, 60 fps", "Duration: 01:23:45, start: 7.5", "top first"]
-    extra = [flag for key, tag in zip(("title", "comment", "artist"), tags, strict=True)
-             for flag in ("-metadata", f"{key}={tag}")]  # fmt: skip
+    tags = {
+        "title": "Video: 4K, 60 fps",
+        "comment": "Duration: 01:23:45, start: 7.5",
+        "Stream": "x: Video: top first, 60 fps",
+    }
+    extra = [flag for key, tag in tags.items() for flag in ("-metadata", f"{key}={tag}")]
     reader, _ = copy_video(make_video(tmp_path / "in.mkv", extra=extra), tmp_path / "out.mp4")
     assert (reader.rate, reader.expected, reader.info.origin, reader.info.interlaced) == (25, 10, 0, False)
 

@@ -63,6 +63,8 @@ def test_annotated_names_in_capitals_match_files_in_lower_case(tmp_path):
     write(tmp_path, "cat", "dog-7 0.5 1 2 3 4\n")
     names, _, notes = read_detection_files(tmp_path, "val", IDS, ["Cat"])
     assert (names, notes) == (("cat",), [])
+    with pytest.raises(InputError, match="of the data set's classes"):
+        read_detection_files(tmp_path, "val", IDS, ["Cat"], exact=True)  # COCO's names
 
 
 @pytest.mark.parametrize(("split", "text", "words"), [

@@ -41,7 +41,7 @@ def test_damaged_files_are_named_and_left_out_and_repeated_images_are_used_once(
     (folder / "Annotations" / "p09.xml").write_text("<annotation>")
     assert check(folder) == [i for i in range(40) if i not in (7, 9)]
     said = capsys.readouterr().out
-    assert "2 images that can't be used, or whose annotation can't: left out" in said
+    assert "2 images with an unusable file or annotation: left out" in said
     assert "p07.jpg" in said
     assert "p09.xml" in said
     assert "1 image listed more than once: used once" in said

@@ -1,5 +1,6 @@
 """Images: read from any file that claims to be one, and written."""
 
+import os
 import tracemalloc
 
 import cv2
@@ -61,6 +62,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.mark.parametrize(("content", "words"), [
+    pytest.param(None, "not a regular file", marks=pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")),
     (b"", "empty"), (b"not an image", "not an image"), (PNG + bytes(40), "damaged"),
     (b"\xff\xd8\xff\xe0" + bytes(20), "damaged"), (b"\xff\xd8" + b"\xff\xda" * 65, "65 scans"),
     (PNG + b"\xff\xff\xff\xf0zTXt" + bytes(40), "a chunk is larger than the file"),
@@ -68,7 +70,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def test_unreadable_images_are_named(tmp_path, content, words):
     """For missing files see test_voc0712.py."""
     path = tmp_path / "bad.jpg"
-    path.write_bytes(content)
+    os.mkfifo(path) if content is None else path.write_bytes(content)
     for read in (read_image, read_bgr):
         with pytest.raises(InputError, match=words) as caught:
             read(path)
