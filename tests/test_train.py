@@ -181,8 +181,8 @@ class TestLearning:
     def test_finetuning_the_embedded_network_improves_it(self, tmp_path):
         """On cuts of the bundled clip, by README's command at a small scale; half of the classes are new."""
         folder = make_clip_images(tmp_path / "clip", rename={"person": "human"})
-        flags = f"--finetune {EMBEDDED} --val_split train --batch_size 4 --max_iter 16 --eval_every 8"
-        base = "--optimizer adamw --lr 0.0001 --no-augment --device cpu --num_workers 0"
+        flags = f"--finetune {EMBEDDED} --val_split train --batch_size 4 --max_iter 24 --eval_every 12"
+        base = "--optimizer adamw --lr 0.0002 --schedule cosine --no-augment --device cpu --num_workers 0"
         train(folder, tmp_path / "run", flags, base)
         scores = [float(row["mAP"]) for row in log_of(tmp_path / "run") if row["mAP"]]
         start, info = load_network(EMBEDDED)

@@ -60,7 +60,7 @@ class Log(AbstractContextManager):
 
     def step(self, iteration, rate, values, indices):
         """Add an iteration: float32 [3] on the device (loss_l, loss_c, matched priors), and image indices [B]."""
-        self.pending.append((iteration, values, indices.tolist()))  # a tensor would keep shared memory
+        self.pending.append((iteration, values, indices.clone()))  # it may be in shared memory
         self.bar.update()
         self.timed += 1
         if (iteration + 1) % self.print_every == 0:
@@ -70,7 +70,7 @@ class Log(AbstractContextManager):
         """Read the pending values from the device. Raises InputError at the first loss that is not finite."""
         for iteration, values, indices in self.pending:
             if not values.isfinite().all():
-                names = " ".join(str(self.image_path(index)) for index in indices)
+                names = " ".join(str(self.image_path(int(index))) for index in indices)
                 raise InputError(
                     f"the loss is not finite at iteration {iteration}; lower --lr or look at the images, and resume "
                     f"from the last state that was saved (--resume auto). The images: {names}"
