@@ -90,7 +90,7 @@ def training(device, quick):
     augmentation = SSDAugmentation(300, MEANS, subtract_mean=False, rng=np.random.default_rng(0))
     ours = partial(augmentation, image, boxes / [500, 375, 500, 375], np.array(labels))
     theirs = peers.torchvision_augmentation(image, boxes, labels)
-    with thread_counts(1):  # OpenCV's
+    with thread_counts(1):  # of OpenCV; restores both counts at the end
         torch.set_num_threads(1)
         yield Case("augmentation of a 500x375 image, one thread", ours, theirs, "torchvision's v2 transforms")
 
