@@ -33,8 +33,7 @@ def get_args_parser():
     help_text = "video, image, folder of images, glob, number of a camera, address of a file or stream, - for stdin"
     add("input", nargs="*", metavar="INPUT", help=help_text)
     add("--recursive", action="store_true", help="search subfolders, and include videos")
-    help_text = "file; a folder for several inputs or without suffix (default: output.mp4, or beside the input)"
-    add("--output", help=help_text)
+    add("--output", help="file; a folder for several inputs (default: output.mp4 for one video, else beside them)")
     add("--overwrite", action="store_true", help="overwrite files that this program didn't write")
     add("--no_video", action="store_true", help="write no videos and images, only results")
     add("--json", metavar="FILE", help="write a JSON line per image: file, frame, time, detections; - is stdout")
@@ -105,9 +104,9 @@ def check_outputs(args, inputs):
     targets += [(flag, Path(file)) for flag, file in files if file and file != "-"]
     if args.coco and any(one.kind != "image" for one in inputs):
         raise InputError("--coco: COCO results support only images; use --json or --csv for videos")
-    for folder in {target.parent for _, target in targets}:
+    for flag, folder in {(flag, target.parent) for flag, target in targets}:
         if folder.is_dir() and not os.access(folder, os.W_OK):
-            raise InputError(f"{folder}: this folder can't be written; choose another --output")
+            raise InputError(f"{folder}: this folder can't be written; choose another {flag}")
     read = {file_key(one.source) for one in inputs if isinstance(one.source, Path)}
     ours, seen = Written(), set()
     for flag, target in targets:

@@ -211,7 +211,7 @@ def main(args):
             usable = list(range(len(images)))
             if not args.skip_check:
                 usable = check_images(images, class_names, ranks, args.num_workers)
-        images = samples.Subset(images, usable)
+        images.ids = [images.ids[index] for index in usable]
 
         # The schedule: the paper's, scaled to the length of the run
         max_iter = args.max_iter or config.max_iter

@@ -89,6 +89,11 @@ def _number(element, tag, default=None):
     return value
 
 
+def known_name(name, known):
+    """Return a class name, or its lower case if only that one is in `known` (as in ssd.pytorch)."""
+    return name.lower() if name not in known and name.lower() in known else name
+
+
 class VOCAnnotationTransform:
     """Turn an annotation into rows of boxes and labels.
 
@@ -112,8 +117,7 @@ class VOCAnnotationTransform:
             InputError: the annotation is invalid, or a class is not in the list.
         """
         annotation = target if isinstance(target, Annotation) else _parse_annotation(target)
-        label_of = self.class_to_ind  # in lower case, too, as in ssd.pytorch
-        labels = [label_of.get(name, label_of.get(name.lower())) for name in annotation.names]
+        labels = [self.class_to_ind.get(known_name(name, self.class_to_ind)) for name in annotation.names]
         if None in labels:
             names = sorted({repr(name) for name, label in zip(annotation.names, labels, strict=True) if label is None})
             raise InputError(f"class {', '.join(names)} is not in the class list; add it or remove its objects")

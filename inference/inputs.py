@@ -149,8 +149,9 @@ def _without_results(paths, recursive):
     """Return the sorted files among paths, without those that this program has written."""
     files = sorted(path for path in paths if path.is_file() and not path.stem.endswith(MARK))
     if recursive:  # folders of results and crops may be among the subfolders
-        ours = Written()
-        files = [path for path in files if path not in ours and not (path.parent.parent / CROPS_MARK).exists()]
+        ours, folders = Written(), {path.parent for path in files}
+        crops = {folder for folder in folders if (folder.parent / CROPS_MARK).exists()}
+        files = [path for path in files if path not in ours and path.parent not in crops]
     return files
 
 

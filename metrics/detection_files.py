@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from data.coco import read_json
+from data.voc0712 import known_name
 from metrics.ground_truth import note
 from metrics.voc import DetectionArrays
 from utils.errors import InputError, count, name_problem
@@ -41,10 +42,10 @@ def classes_with_files(folder, split):
     return names
 
 
-def read_detection_files(folder, split, ids, class_names, exact=False):
+def read_detection_files(folder, split, ids, class_names, any_case=True):
     """Read all detection files of a split with the given image ids and annotated classes.
 
-    Unless `exact`, an annotated class without a file is tried in lower case, as in EvaluationSet.ground_truth.
+    With `any_case`, an annotated class without a file is tried in lower case, as in EvaluationSet.ground_truth.
 
     Returns:
         (sorted names of the classes with annotations or a file, DetectionArrays with labels of these, notes).
@@ -54,10 +55,8 @@ def read_detection_files(folder, split, ids, class_names, exact=False):
     """
     index_of = {str(image_id): index for index, image_id in enumerate(ids)}
     present = classes_with_files(folder, split)
-    if not exact:
-        class_names = {
-            name.lower() if name not in present and name.lower() in present else name for name in class_names
-        }
+    if any_case:
+        class_names = {known_name(name, present) for name in class_names}
     names = sorted({*class_names, *present})
     if len(names) == len(class_names) + len(present):
         raise InputError(f"{folder}: no det_{split}_<class>.txt of the data set's classes (found {present[0]})")

@@ -87,7 +87,7 @@ def read_detections(path, images):
     if images.coco and not path.is_dir():
         detections, notes = read_results(path, images.ids, images.coco.category_ids)
     else:
-        names, detections, notes = read_detection_files(path, images.split, images.ids, names, bool(images.coco))
+        names, detections, notes = read_detection_files(path, images.split, images.ids, names, not images.coco)
     return Scored(f"detections in {path.resolve().name}", names, detections, {"detections": str(path)}, tuple(notes))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from data.coco import COCO_ROOT, COCOAnnotations, COCODetection
 from data.ilsvrc import ILSVRC_ROOT, ILSVRC_SYNSETS, ILSVRCDetection
-from data.voc0712 import VOC_ROOT, VOCDetection, read_annotation
+from data.voc0712 import VOC_ROOT, VOCDetection, known_name, read_annotation
 from metrics.voc import GroundTruthArrays
 from utils.errors import InputError, count, printable
 
@@ -38,11 +38,11 @@ class EvaluationSet:
     def ground_truth(self, class_names):
         """Return the objects of `class_names` (GroundTruthArrays, labels index it), and notes about the others.
 
-        In VOC's format, unknown names are tried in lower case, as in VOCAnnotationTransform.
+        In VOC's format, unknown names are tried in lower case (see `known_name`).
         Raises InputError if there are no objects of these classes, or difficult ones only.
         """
         label_of = {name: label for label, name in enumerate(class_names)}
-        names = self.class_names if self.coco else [n if n in label_of else n.lower() for n in self.class_names]
+        names = self.class_names if self.coco else [known_name(name, label_of) for name in self.class_names]
         labels = np.array([label_of.get(name, -1) for name in names], np.int64)[self.objects.labels]
         known = labels >= 0
         if not (known & ~self.objects.difficult).any():

@@ -245,22 +245,3 @@ def set_up_worker(_):
     keep_freed_memory()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: signal.signal(number, signal.SIG_DFL))
-
-
-class Subset:
-    """The images of a data set at the given indices."""
-
-    def __init__(self, images, indices):
-        self.images, self.indices = images, list(indices)
-
-    def __len__(self):
-        return len(self.indices)
-
-    def pull_image(self, index):
-        return self.images.pull_image(self.indices[index])
-
-    def pull_target(self, index, width, height):
-        return self.images.pull_target(self.indices[index], width, height)
-
-    def image_path(self, index):
-        return self.images.image_path(self.indices[index])

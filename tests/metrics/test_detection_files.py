@@ -64,7 +64,7 @@ def test_annotated_names_in_capitals_match_files_in_lower_case(tmp_path):
     names, _, notes = read_detection_files(tmp_path, "val", IDS, ["Cat"])
     assert (names, notes) == (("cat",), [])
     with pytest.raises(InputError, match="of the data set's classes"):
-        read_detection_files(tmp_path, "val", IDS, ["Cat"], exact=True)  # COCO's names
+        read_detection_files(tmp_path, "val", IDS, ["Cat"], any_case=False)  # COCO's names
 
 
 @pytest.mark.parametrize(("split", "text", "words"), [
