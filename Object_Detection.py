@@ -116,7 +116,8 @@ def check_outputs(args, inputs):
         if key in seen:
             raise InputError(f"{flag} {target}: already the target of another output; name another file")
         seen.add(key)
-        if target.is_file() and not (args.overwrite or target.stem.endswith(MARK) or target in ours):
+        named_here = flag == "--output" and args.output is None and target.stem.endswith(MARK)
+        if os.path.isfile(target) and not (args.overwrite or named_here or target in ours):  # noqa: PTH113 (long names)
             raise InputError(f"{target}: exists, and this program didn't write it; add --overwrite, or name another")
 
 
@@ -169,7 +170,7 @@ def detect(args, inputs, errors):
         if weights.name != Path(PUBLISHED).name and not args.trained_model:
             tell(f"hint: --trained_model {PUBLISHED} is more accurate")
         opened.enter_context(Written().watch([*(one.target for one in inputs), *files]))
-        results = opened.enter_context(Results(inputs, args.json, args.csv, args.coco, ranks))
+        results = opened.enter_context(Results(inputs, args.json, args.csv, args.coco, ranks).open())
         if args.output and not args.no_video and inputs[0].target != Path(args.output):
             for one in inputs:
                 make_folder(one.target.parent, "--output")
@@ -201,7 +202,7 @@ def detect(args, inputs, errors):
     targets = [] if args.no_video else [one.target for group, _ in reports for one in group]
     for line in lines:
         tell(line)
-    places = targets if len(targets) == 1 else [args.output or "beside the inputs"] * bool(targets)
+    places = targets if len(inputs) == 1 else [args.output or "beside the inputs"] * bool(targets)
     if places or files:
         tell(f"output: {', '.join(map(str, [*places, *files]))}")
     if stop:

@@ -105,7 +105,7 @@ def main(args):
                 calibration=args.calibration,
             )
             images.ground_truth(detector.class_names)  # raises InputError now if the network has none of the classes
-            folder = prepare_folder(args.save_folder, images.folder)
+            folder = prepare_folder(args.save_folder, images.folder, new_detections=True)
             ranks.say(f"network: {detector.description}")
             detections, rate = detect_images(
                 detector, images.paths, batch_size=args.batch_size, num_workers=args.num_workers, ranks=ranks
@@ -131,7 +131,7 @@ def main(args):
 
     evaluation = evaluate(images, scored, args.rule, args.coco_metrics)
     for note in evaluation.notes:
-        print(f"note: {note}", file=sys.stderr)
+        say(f"note: {note}", sys.stderr)
     say(f"{table(evaluation)}\n\n" + "\n".join(summary(evaluation)))
     if args.cleanup:
         for path in detection_files:
@@ -139,6 +139,7 @@ def main(args):
         detection_files = []
     details = {
         "configuration": vars(args),
+        "detection_files": [path.name for path in detection_files],
         "date": date.isoformat(timespec="seconds"),
         "seconds": round(perf_counter() - started, 1),
     }

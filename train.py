@@ -127,7 +127,7 @@ def main(args):
     from metrics.ground_truth import open_evaluation_set
     from ssd import build_ssd
     from training import distributed, network, samples, state
-    from training.check import check_images
+    from training.check import check_images, check_readable
     from training.engine import Trainer, prediction_grid, save_for_use, validate
     from training.log import Log, draw_curves
     from training.optimizer import build_optimizer, learning_rate
@@ -162,8 +162,14 @@ def main(args):
         val_images = None
         if args.val_split and ranks.is_main:
             val_images = open_evaluation_set(args.dataset, args.dataset_root, args.val_split)
-            val_images.ground_truth(class_names)  # raises InputError now if it has none of the classes
+            _, notes = val_images.ground_truth(class_names)  # raises InputError now if it has none of the classes
+            for note in (*val_images.notes, *notes):
+                say(f"note: validation: {note}")
+            if not (args.skip_check or args.resume):
+                check_readable(val_images.paths, args.num_workers)
         path, resumed = state.find_state(args.resume, folder, say)
+        if len(set(ranks.gather([path and path.name]))) > 1:
+            raise InputError(f"{folder}: the processes found different states; all machines must share this folder")
         start = None
         if path is not None:
             start = network.read_start(path, resumed)
@@ -174,13 +180,13 @@ def main(args):
             start = network.read_start(args.finetune)
 
         # The network
-        size = args.size or (start.config.min_dim if start and start.config else 300)
-        width = args.width or (start.width if start and start.width else 1.0)
+        size = args.size or (start.config.min_dim if start else 300)
+        width = args.width or (start.width if start else 1.0)
         if width != 1 and not start and not args.basenet:
             raise InputError(f"--width {width:g}: the VGG16 base has width 1; start from --basenet none or --finetune")
         batch_norm = start.batch_norm if start else args.basenet == "none"
         config = get_config(args.dataset, size)
-        if start and start.config:
+        if start:
             start.check(size, width)
             # The priors are those of the weights, the schedule is that of the data set.
             config = replace(start.config, lr_steps=config.lr_steps, max_iter=config.max_iter)
@@ -269,8 +275,6 @@ def main(args):
                 log_state["unscored"] = True  # the final checkpoint contains mAP and threshold
         if args.start_iter is not None:
             first, log_state = args.start_iter, None
-        if len(set(ranks.gather([first]))) > 1:
-            raise InputError(f"{folder}: the processes found different states; all machines must share this folder")
         info = CheckpointInfo(config, class_names, width, trained_with=" ".join(["train.py", *sys.argv[1:]]))
         final = folder / f"ssd{size}_w{round(width * 100):03d}_final.pth"
         # A final file that is older than the state is from a shorter run, which this one continues.
@@ -330,7 +334,8 @@ def main(args):
                 result, threshold = validate(trainer.result, info, val_images, device)
                 log.scores(done, result, prediction_grid(trainer.result, info, val_images, device))
                 mean_ap = round(result.mean_ap_11, 4)
-                info = replace(info, mAP=mean_ap, mAP_on=val_images.title, threshold=threshold)
+                title = f"{val_images.title} at IoU 0.5" if val_images.coco else val_images.title
+                info = replace(info, mAP=mean_ap, mAP_on=title, threshold=threshold)
                 if result.mean_ap_11 > best:
                     best = result.mean_ap_11
                     save_for_use(folder / "best.pth", trainer.result, info)
@@ -354,8 +359,7 @@ def main(args):
                 values = trainer.step(batch, rate, iteration)
                 log.step(iteration, rate, values, indices)
                 done = iteration + 1
-                # All ranks must stop at the same iteration. This synchronizes, so only ask when logging does anyway.
-                stopping = (ranks.world == 1 or done % args.print_every == 0) and ranks.any(stop)
+                stopping = ranks.any(stop)  # all ranks must stop at the same iteration
                 scoring = bool(args.val_split) and (done % eval_every == 0 or done == max_iter)
                 if scoring or stopping or done % save_every == 0 or done == max_iter:
                     save(done, unscored=scoring)

@@ -99,7 +99,8 @@ class ILSVRCDetection(VOCDetection):
             remedy = "the devkit doesn't contain it: put a list of half of val.txt there, or choose another split"
         path = Path(self.root) / "ImageSets" / "DET" / f"{image_set}.txt"
         folder = next((name for name in ("train", "val", "test") if image_set.startswith(name)), image_set)
-        ids = [(str(self.root), f"{folder}/{name}") for name in read_image_list(path, remedy)]
+        names = [line.split()[0] for line in read_image_list(path, remedy)]  # a number follows
+        ids = [(str(self.root), f"{folder}/{name}") for name in names]
         if folder == "train":
             ids = [entry for entry in ids if os.path.exists(self._annopath % entry)]  # noqa: PTH110 (many)
         if not ids:

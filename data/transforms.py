@@ -112,6 +112,6 @@ def detection_collate(batch):
 
     A target without objects becomes [0, 5].
     """
-    targets = [torch.as_tensor(np.asarray(sample[1]), dtype=torch.float32) for sample in batch]
+    targets = [torch.as_tensor(np.asarray(sample[1]), dtype=torch.float32, device="cpu") for sample in batch]
     targets = [target.reshape(0, 5) if target.shape == (0,) else target for target in targets]
     return torch.stack([sample[0] for sample in batch]), targets

@@ -5,6 +5,7 @@ Any folder in VOC format works: `<root>/VOC<year>/{Annotations,ImageSets/Main,JP
 """
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree.ElementTree import ParseError
@@ -26,6 +27,7 @@ VOC_CLASSES = (
 )  # fmt: skip
 
 MAX_COORDINATE = 1e9  # pixels; beyond this, float32 is too coarse
+_NUMBER = re.compile(r" [ -][01]$")  # after the name, in VOC's lists for one class
 
 
 @dataclass(frozen=True)
@@ -233,7 +235,7 @@ def read_split(root, year, split):
 
 
 def read_image_list(path, remedy):
-    """Return the first word of each line of a split's file. Raises InputError, with `remedy` if it is missing."""
+    """Return the image names in a split's file. Raises InputError, with `remedy` if it is missing."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError as error:
@@ -241,7 +243,7 @@ def read_image_list(path, remedy):
         raise InputError(f"{path}: no such split; {remedy} (found: {found})") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: can't read the split ({error})") from error
-    names = [line.split()[0] for line in lines if line.strip()]
+    names = [_NUMBER.sub("", line.strip()) for line in lines if line.strip()]
     if not names:
         raise InputError(f"{path}: the split lists no images")
     for number, name in enumerate(names, start=1):

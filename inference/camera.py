@@ -9,9 +9,9 @@ from threading import Condition, Thread
 
 import cv2
 
-from inference.ffmpeg import MAX_RATE
 from utils.errors import InputError, count
 
+MAX_RATE = 240  # of a camera; some drivers report nonsense
 CAMERA_TIMEOUT = 25.0  # seconds without a frame until a camera is given up: reading and reopening a stream may take 24
 
 

@@ -17,7 +17,6 @@ _NOT_VIDEO = {"tty", "bin", "xbin", "adf", "idf", "data"}  # text, which ffmpeg 
 # A damaged header may claim 16384x16384 pixels. 8192x4320 with the decoder's margins is below this limit.
 _MAX_PIXELS = 36_000_000
 READ_ONLY_FILES = ["-protocol_whitelist", "file,crypto,data", "-max_pixels", str(_MAX_PIXELS)]
-MAX_RATE = 240
 
 
 @dataclass(frozen=True)
@@ -60,15 +59,15 @@ def probe(path):
     shape = re.search(
         r"Video: rawvideo.*?, (\w+)(\((?:[^()]|\([^()]*\))*\))?, (\d+)x(\d+)(?:.*?SAR (\d+):(\d+))?", output
     )
-    if not (kind and time_base and frame and shape):
-        raise InputError(f"{path}: can't be read as a video ({reason(done.stderr)})")
-    pixels, colors, width, height, wide, high = shape.groups()
     rates = re.search(
         r"^ *Stream #0:.*?: Video: (?!.*\(attached pic\))"
         r".*?(?:, ([\d.]+k?) fps)?(?:, ([\d.]+k?) tbr)?(, [\d.]+k? tbn|$)",
         source,
         re.M,
     )
+    if not (kind and time_base and frame and shape and rates):  # an iPhone's HEIC has no rates
+        raise InputError(f"{path}: can't be read as a video or image ({reason(done.stderr)}); convert it")
+    pixels, colors, width, height, wide, high = shape.groups()
     length = re.search(r"^  Duration: (\d+):(\d+):([\d.]+)", source, re.M)
     origin = re.search(r"^  Duration: .*?, start: (-?[\d.]+)", source, re.M)
     origin = float(origin[1]) if origin else 0.0
@@ -94,12 +93,12 @@ def _nominal_rate(path, average, lowest):
     """
     average, lowest = (float((text or "0").replace("k", "e3")) for text in (average, lowest))
     rate = lowest if average <= lowest <= 1.5 * average else average or lowest
-    if not 0 < rate <= MAX_RATE:  # time stamps in milliseconds and no rate: measure it
-        with suppress(RuntimeError, ValueError):
+    if not 1 <= rate < 1000:  # time stamps in milliseconds and no rate, or too few decimals: measure it
+        with suppress(RuntimeError, ValueError, ZeroDivisionError):
             count, seconds = imageio_ffmpeg.count_frames_and_secs(url(path))
-            rate = round(min(count / max(seconds, 1 / MAX_RATE), MAX_RATE))
-    if not 0 < rate <= MAX_RATE:
-        rate = 25
+            measured = min(count / seconds, 240)
+            return Fraction(round(measured)) if measured >= 1 else Fraction(measured).limit_denominator(1000)
+        return Fraction(25)
     # ffmpeg rounds to two decimals: 29.97 is 30000/1001, 23.98 is 24000/1001 and 8.33 is 25/3.
     ntsc = Fraction(round(rate) * 1000, 1001)
     if round(float(ntsc), 2) == rate:
@@ -110,7 +109,7 @@ def _nominal_rate(path, average, lowest):
 
 def stream_ends(path):
     """Read the packets of a file. Returns (end of the video, end of all streams) in seconds, as Fractions."""
-    packets = ["-map", "0:V:0", "-map", "0:a?", "-c", "copy", "-f", "framecrc", "-"]
+    packets = ["-map", "0:V:0", "-map", "0:a?", "-map", "0:s?", "-c", "copy", "-f", "framecrc", "-"]
     done = run([*READ_ONLY_FILES, "-i", url(path), *packets])
     ticks = {int(stream): Fraction(tick.decode()) for stream, tick in re.findall(rb"#tb (\d+): (\S+)", done.stdout)}
     ends = dict.fromkeys(ticks, Fraction(0))

@@ -180,6 +180,8 @@ def with_targets(inputs, output=None, several=False):
     Raises:
         InputError: `output` has an unsupported suffix, or is a file but must be a folder.
     """
+    results = {_beside(one) for one in inputs}
+    inputs = [one for one in inputs if one.source not in results]  # photos/*.jpg names those of the first run, too
     alone = len(inputs) == 1 and inputs[0].folder is None and not several
     into = Path(output) if output is not None else None
     if alone and not (into and (into.is_dir() or not into.suffix)):
@@ -240,11 +242,11 @@ class Written:
     @contextmanager
     def watch(self, paths):
         """A context that lists the files of `paths` that are written in it, even if it raises."""
-        before = {path: path.is_file() and _state_of(path) for path in paths}
+        before = {path: os.path.isfile(path) and _state_of(path) for path in paths}  # noqa: PTH113 (names too long)
         try:
             yield
         finally:
-            states = [(_state_of(path), before[path]) for path in before if path.is_file()]
+            states = [(_state_of(path), before[path]) for path in before if os.path.isfile(path)]  # noqa: PTH113
             with suppress(OSError):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 with self._path.open("a", encoding="utf-8") as file:

@@ -27,7 +27,7 @@ from data.transforms import resize, to_input
 from inference.video import VideoReader
 from ssd import Heads
 from utils.augmentations import SSDAugmentation
-from utils.errors import InputError, printable
+from utils.errors import InputError, say
 from utils.files import cache_folder, file_hash, whole_file
 from utils.images import is_image, read_image
 from utils.system import bfloat16_is_fastest
@@ -38,7 +38,7 @@ CALIBRATION_IMAGES = 128
 # drops a bit of its input) and the heads of the small feature maps.
 FLOAT_LAYERS = [r".*\.vgg\.0/.*", r".*\.(loc|conf)\.[2-9]/.*"]
 _HINTS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "f32"}  # int8: for the layers in float32
-_CACHE_FORMAT = "3"  # increase it when the quantization changes
+_CACHE_FORMAT = "4"  # increase it when the quantization changes
 _DAMAGED = (OSError, EOFError, ValueError, LookupError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
@@ -126,6 +126,10 @@ def convert(net):
         )
     pytorch = frontend.FrontEndManager().load_by_framework("pytorch")
     model = pytorch.convert(pytorch.load(traced))
+    for node in model.get_ops():
+        # PyTorch's ceil_mode keeps the next convolution in float32. The older kind gives the same here.
+        if node.get_type_name() == "MaxPool" and node.get_attributes()["rounding_type"] == "ceil_torch":
+            node.set_attribute("rounding_type", "ceil")
     model.reshape([-1, *example.shape[1:]])
     return model
 
@@ -155,7 +159,7 @@ def quantized(core, net, channel_order="RGB", calibration=None):
     with contextlib.suppress(*_DAMAGED):
         return _read(core, path)
     require("nncf")
-    print(printable(f"quantizing to int8 with {calibration or SAMPLE.name}, cached in {path.parent}"), file=sys.stderr)
+    say(f"quantizing to int8 with {calibration or SAMPLE.name}, cached in {path.parent}", sys.stderr)
     images = (
         sample_images(net.size) if calibration is None else (resize(read_image(path), net.size) for path in sources)
     )
@@ -164,7 +168,7 @@ def quantized(core, net, channel_order="RGB", calibration=None):
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(path, model)
     except (OSError, InputError) as error:
-        print(printable(f"note: not cached: {error}"), file=sys.stderr)
+        say(f"note: not cached: {error}", sys.stderr)
     return model
 
 

@@ -50,25 +50,21 @@ class Results:
         self._coco_results, self._images = [], 0
         self._files = {}
 
-    def __enter__(self):
+    @contextmanager
+    def open(self):
+        """A context in which results can be added. The files are written at its end, but not if it raises."""
         with ExitStack() as stack:
             if not self._ranks or self._ranks.is_main:
                 for kind, path in (("json", self._json), ("csv", self._csv), ("coco", self._coco)):
                     if path is not None and path != STDOUT:
                         partial = stack.enter_context(whole_file(path))
-                        self._files[kind] = stack.enter_context(partial.open("w", encoding="utf-8", newline=""))
+                        file = partial.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+                        self._files[kind] = stack.enter_context(file)
             if "csv" in self._files:
                 csv.writer(self._files["csv"]).writerow(CSV_COLUMNS)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *error):
-        with self._stack:
-            if error[0] is None:
-                if "coco" in self._files:
-                    json.dump(self._coco_results, self._files["coco"])
-                return
-            self._stack.__exit__(*error)
+            yield self
+            if "coco" in self._files:
+                json.dump(self._coco_results, self._files["coco"])
 
     def add(self, detections, file, frame=None, time=None):
         """Add the Detections of an image, or of a frame of a video; `file` is the source of its input."""

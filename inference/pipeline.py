@@ -148,17 +148,14 @@ class Pipeline:
         summary.seconds.update(decode=reader.seconds, encode=writer.seconds if writer else 0.0)
         return summary
 
-    @report_out_of_memory(_LESS_MEMORY)
     def images(self, paths, targets=None):
         """Detect in image files, and write each to its target.
 
-        An image that can't be read or written is left out; the Summary has the error.
+        An image that can't be read or written is left out. A full disk or memory ends the work early. The errors are in
+        the Summary.
 
         Returns:
             output.Summary.
-
-        Raises:
-            InputError: the disk is full or read-only.
         """
         workers, threads = share_threads(self.detector.device)
         stages = ("read", "network", "draw", "write") if targets else ("read", "network", "draw")
@@ -190,16 +187,19 @@ class Pipeline:
         waiting = takewhile(lambda _: not self.stopped, waiting)  # after a stop, batches in progress are finished
         no_bar = True if len(paths) == 1 else self.no_bar
         bar = tqdm(total=len(paths), unit="image", dynamic_ncols=True, disable=no_bar)
-        with closing(in_order(work, waiting, workers, threads)) as results, bar:
-            for errors, finished in results:
-                summary.errors += errors
-                for path, image, detections in finished:
-                    if self.on_result:
-                        self.on_result(detections, file=str(path))
-                    summary.add(detections)
-                    if self.display and not self.stopped:
-                        self.display.show(image, wait=True, stop=self.stop)
-                bar.update(len(errors) + len(finished))
+        try:
+            with closing(in_order(work, waiting, workers, threads)) as results, bar, report_out_of_memory(_LESS_MEMORY):
+                for errors, finished in results:
+                    summary.errors += errors
+                    for path, image, detections in finished:
+                        if self.on_result:
+                            self.on_result(detections, file=str(path))
+                        summary.add(detections)
+                        if self.display and not self.stopped:
+                            self.display.show(image, wait=True, stop=self.stop)
+                    bar.update(len(errors) + len(finished))
+        except InputError as error:
+            summary.errors.append(error)
         return summary
 
     def _detect_and_draw(self, images, keys, summary):

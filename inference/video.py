@@ -273,7 +273,8 @@ class VideoWriter(AbstractContextManager):
             tracks = ["-map", "0:v", "-map", "1:a", "-map_chapters", "-1"]
             if not source.complete or source.missing or self.frames < source.decoded:  # the sound ends with the frames
                 tracks += ["-t", f"{start + float(self.frames / self.rate):.6f}"]
-            attempts = [[*tracks, *" ".join(codecs).split()], [*tracks, "-c:a", "aac"], *attempts]
+            first = ["-map", "0:v", "-map", "1:a:0", *tracks[4:], *codecs[0].split()]  # phones add one nobody decodes
+            attempts = [[*tracks, *" ".join(codecs).split()], [*tracks, "-c:a", "aac"], first, *attempts]
         for output in attempts:
             target = ["-c:v", "copy", "-movflags", "+faststart", url(self._target)]
             count = ["-map", "0:v", "-c", "copy", "-f", "framecrc", "-"]  # a line for each frame
@@ -282,8 +283,9 @@ class VideoWriter(AbstractContextManager):
                 break
         else:
             raise InputError(f"{self.path}: can't be written ({reason(done.stderr)}); is the disk full?")
-        if sound and output is attempts[-1]:
-            self.notes.append(f"{self.path}: the sound of {source.path} can't be kept")
+        if sound and output in attempts[2:]:
+            lost = "the sound" if output is attempts[3] else "all sound tracks but the first"
+            self.notes.append(f"{self.path}: {lost} of {source.path} can't be kept")
         self.seconds += time.perf_counter() - started
 
     def __exit__(self, kind, error, trace):

@@ -93,13 +93,14 @@ def write_detection_files(folder, split, ids, class_names, detections):
 def _read_file(path):
     """Return the image ids [D] and (score, x1, y1, x2, y2) float64 [D, 5] of a detection file."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: can't be read as a detection file ({error})") from error
-    rows = [line.split() for line in lines if line.strip()]
+    fields = [line.rsplit(maxsplit=5) for line in lines]  # an image name may contain spaces
+    rows = [row for row in fields if row]
     numbers = _as_numbers(rows)
     if numbers is None:
-        number = next(n for n, line in enumerate(lines) if line.strip() and _as_numbers([line.split()]) is None)
+        number = next(n for n, row in enumerate(fields) if row and _as_numbers([row]) is None)
         raise InputError(f"{path}, line {number + 1}: not an image id and five finite numbers: {lines[number]!r:.80}")
     return [row[0] for row in rows], numbers
 

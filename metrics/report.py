@@ -3,6 +3,7 @@
 import json
 import math
 import platform
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -65,15 +66,22 @@ def decimals(figure):
     return "-" if math.isnan(figure) else f"{figure:.4f}"
 
 
-def prepare_folder(folder, data_folder):
-    """Create the folder of a report and remove an earlier report. Raises InputError if it is inside the data set."""
+def prepare_folder(folder, data_folder, new_detections=False):
+    """Create the folder of a report and remove an earlier report. Raises InputError if it is inside the data set.
+
+    With `new_detections`, the detection files that the earlier report lists are removed, too.
+    """
     folder = Path(folder).expanduser()
     if folder.resolve().is_relative_to(Path(data_folder).resolve()):
         raise InputError(f"--save_folder {folder}: inside the data set {data_folder}; choose another folder")
     make_folder(folder, "--save_folder")
+    earlier = []
+    if new_detections:
+        with suppress(OSError, ValueError, TypeError, LookupError, RecursionError):
+            earlier = list(map(str, json.loads((folder / "results.json").read_text("utf-8"))["detection_files"]))
     try:
-        for name in ("results.json", "pr_curves.png", "mistakes.html"):
-            (folder / name).unlink(missing_ok=True)
+        for name in (*earlier, "results.json", "pr_curves.png", "mistakes.html"):
+            (folder / Path(name).name).unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"--save_folder {folder}: can't be written ({error.strerror}); choose another") from error
     return folder

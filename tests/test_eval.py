@@ -136,6 +136,9 @@ def test_threshold_and_top_ks_do_what_they_say(network, tmp_path):
 def test_cleanup_removes_the_detection_files_of_the_run_alone(network, finished, tmp_path):
     (tmp_path / "eval").mkdir()
     (tmp_path / "eval" / "det_val_other.txt").write_text("kept")
+    for name in ("old", "dog"):  # the first is of a class that this network lacks
+        (tmp_path / "eval" / f"det_val_{name}.txt").write_text("of an earlier run")
+    (tmp_path / "eval" / "results.json").write_text('{"detection_files": ["det_val_old.txt", "../a"]}')
     run(*network, "--cleanup")
     assert [path.name for path in (tmp_path / "eval").glob("det_*")] == ["det_val_other.txt"]
     assert (tmp_path / "eval" / "mistakes.html").is_file()

@@ -71,6 +71,17 @@ def test_a_stdout_that_takes_nothing_does_not_end_the_run(run, kind, flags):
     assert len(decode("output.mp4", (320, 180))) == 4
 
 
+@posix
+def test_a_stderr_that_takes_nothing_costs_no_results(run):
+    write_image("good.png", GRAY)
+    reading, stderr = os.pipe()
+    os.close(reading)
+    command = [sys.executable, SCRIPT, "good.png", "no.png", "--json", "a.jsonl"]
+    assert subprocess.run(command, stdout=subprocess.DEVNULL, stderr=stderr, check=False).returncode == 1
+    os.close(stderr)
+    assert len(lines_of(Path("a.jsonl").read_text())) == 1
+
+
 def test_threshold_classes_and_json(run):
     """Without --threshold the checkpoint's own holds, 0.8."""
     code, out, err = run("in.mp4", "--json", "a.jsonl")
@@ -96,8 +107,8 @@ def test_images_of_any_name(run):
     for name in ("0.PNG", "1.bmp", f"{odd}.jpg"):
         write_image(Path(name), GRAY)
     Path("3\x1b.jpg").write_text("no image")
-    code, out, err = run(".", "--batch_size", "2", "--json", "a.jsonl")
-    assert (code, "3 images in " in out) == (1, True)
+    code, out, err = run(".", "--batch_size", "2", "--json", "a.jsonl", "--csv", "a.csv")
+    assert (code, "3 images in " in out, Path("a.csv").read_text().count("dog")) == (1, True, 3)
     assert err.startswith("error: 3\\x1b.jpg: not a readable ")
     assert {"0_detections.PNG", "1_detections.bmp", f"{odd}_detections.jpg"} < set(names())
     assert [line["file"] for line in lines_of(Path("a.jsonl").read_text())] == ["0.PNG", "1.bmp", f"{odd}.jpg"]
@@ -130,6 +141,7 @@ WRONG = {
     ". --output .": "png: this is the input",
     "in.mp4 --output mine.mp4": "mine.mp4: exists, and this program didn't write it",
     "in.mp4 --json good.png": "good.png: exists, and",
+    "in.mp4 --csv mine_detections.csv": "mine_detections.csv: exists, and",
     "in.mp4 --coco a.json": "--coco: COCO results support only images",
     "good.png --crops folder2": "--crops folder2: this folder holds other files",
     "http://[bad/a.mp4": "invalid address",
@@ -154,7 +166,7 @@ def test_mistakes_end_in_one_line_and_leave_nothing(tmp_path, run, monkeypatch, 
         monkeypatch.delenv(name, raising=False)
     for name in ("folder", "folder2"):
         Path(name).mkdir()
-    for name in ("text.mp4", "bad.png", "mine.mp4", "folder2/mine.txt"):
+    for name in ("text.mp4", "bad.png", "mine.mp4", "mine_detections.csv", "folder2/mine.txt"):
         Path(name).write_text("no video or image\n" * 50)
     Path("link.mp4").symlink_to("in.mp4")
     write_image("good.png", GRAY)

@@ -236,6 +236,14 @@ class TestFaults:
         assert str(broken) in said
         assert said.endswith("; put a readable file in its place; then continue with --resume auto")
 
+    def test_the_validation_images_are_read_before_the_run(self, images, tmp_path, capsys):
+        write_split(images, "val", ["p0", "p8", "p9"])
+        shutil.copy(images / "Annotations" / "p0.xml", images / "Annotations" / "p9.xml")
+        (images / "JPEGImages" / "p9.jpg").write_bytes(b"no image")
+        assert "p9.jpg: not a readable image" in refused(images, tmp_path / "run", "--max_iter 1 --val_split val")
+        assert "note: validation: left out 1 image of split val without annotation: p8" in capsys.readouterr().out
+        assert contents(tmp_path / "run") == {}
+
     @pytest.mark.parametrize("flag", [
         "--max_iter 0", "--lr 1e300", "--lr inf", "--lr 0", "--ema 1.5", "--width nan", "--max_expand inf",
         "--seed -1", "--momentum 5", "--channel_shuffle 7", "--gamma nan", "--batch_size x", "--min_crop 0",

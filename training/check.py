@@ -8,6 +8,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from utils.errors import InputError, count
+from utils.images import read_image
 
 MAX_UNUSABLE = 0.05  # fraction of the images; above it, the data set is probably incomplete
 MAX_EXAMPLES = 3  # named for each problem
@@ -86,6 +87,15 @@ def check_images(images, class_names, ranks, num_workers=4, name_all=False):
         )
     ranks.say(f"training on {count(len(usable), 'image')} with {count(objects, 'object')}")
     return usable
+
+
+def check_readable(paths, num_workers=4):
+    """Read the image files of a validation split. Raises InputError if one is not readable."""
+    with ThreadPoolExecutor(max(1, num_workers)) as pool:
+        try:
+            any(pool.map(lambda path: read_image(path) is None, paths))  # keeps no image
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _examine(images, index):

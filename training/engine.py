@@ -108,10 +108,7 @@ class Trainer:
         if state["scaler"]:  # empty if the run was not in float16 before
             self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
-            stored = state["average"] or state["model"]
-            names = {key.removeprefix("module."): value for key, value in stored.items()}
-            names.pop("n_averaged", None)  # AveragedModel's, in states of earlier versions
-            self.average.net.load_state_dict(names)
+            self.average.net.load_state_dict(state["average"] or state["model"])
 
 
 class EMA:

@@ -6,6 +6,7 @@ import time
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -159,16 +160,12 @@ def _keep_rows(path, first, drop_score):
 
 def draw_curves(folder):
     """Draw log.csv as curves.png: losses, learning rate, and mAP if there was a validation."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     rows = read_rows(Path(folder) / "log.csv")
     panels = {"loss": {"loss_l": "localization", "loss_c": "confidence"}, "learning rate": {"lr": None}}
     if any(row["mAP"] is not None for row in rows):
         panels["mAP on the validation split"] = {"mAP": None}
-    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 4), layout="constrained")
+    figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")  # pyplot needs a display
+    axes = figure.subplots(1, len(panels))
     for axis, (title, curves) in zip(axes, panels.items(), strict=True):
         for name, label in curves.items():
             points = [(row["iteration"], row[name]) for row in rows if row[name] is not None and row["iteration"]]
@@ -179,4 +176,3 @@ def draw_curves(folder):
     axes[0].legend()
     with whole_file(Path(folder) / "curves.png") as temporary:
         figure.savefig(temporary, dpi=110)
-    plt.close(figure)

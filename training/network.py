@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.config import SSDConfig
+from data.voc0712 import known_name
 from utils.errors import InputError
 from weights.catalogue import resolve
 from weights.checkpoint import is_plain, is_run_state, read_checkpoint, read_file
@@ -19,8 +20,8 @@ class Start:
 
     path: Path  # the file
     state_dict: dict  # tensors by name
-    config: SSDConfig | None  # that the weights were trained with; None if unknown
-    width: float | None  # factor on the paper's channel counts; None if unknown
+    config: SSDConfig  # that the weights were trained with
+    width: float  # factor on the paper's channel counts
     batch_norm: bool  # whether the weights include BatchNorm
     class_names: tuple[str, ...] | None  # of the class heads, without the background; None if unknown
 
@@ -56,16 +57,13 @@ def read_start(name, contents=None):
     weights = average if isinstance(average, dict) else contents.get("model")
     if not isinstance(weights, dict):
         raise InputError(f"{path}: damaged: the state of a run without a network; use another one")
-    # AveragedModel's prefix, in states of earlier versions.
-    state = {str(key).removeprefix("module."): value for key, value in weights.items() if is_plain(value)}
+    state = {str(key): value for key, value in weights.items() if is_plain(value)}
     batch_norm = any(".bn." in key for key in state)
-    if "config" not in contents:  # a state of an earlier version
-        return Start(path, state, None, None, batch_norm, None)
     try:
         config, run = SSDConfig(**contents["config"]), contents["run"]
         return Start(path, state, config, float(run["width"]), batch_norm, tuple(run["classes"]))
     except (TypeError, ValueError, LookupError) as error:
-        raise InputError(f"{path}: damaged: its configuration can't be read ({error}); use another state") from error
+        raise InputError(f"{path}: damaged, or of an early version ({error}); use another state") from error
 
 
 def load_fitting(net, start, class_names, say):
@@ -79,8 +77,9 @@ def load_fitting(net, start, class_names, say):
     own = net.state_dict()
     fitting = {key: value for key, value in start.state_dict.items() if key in own and own[key].shape == value.shape}
     if start.class_names not in (None, class_names):
-        known = [name for name in class_names if name in start.class_names]
-        theirs = [0, *(1 + start.class_names.index(name) for name in known)]  # and the background
+        theirs_of = {name: known_name(name, start.class_names) for name in class_names}
+        known = [name for name in class_names if theirs_of[name] in start.class_names]
+        theirs = [0, *(1 + start.class_names.index(theirs_of[name]) for name in known)]  # and the background
         ours = [0, *(1 + class_names.index(name) for name in known)]
         for key in [key for key in own.keys() & start.state_dict.keys() if key.startswith("conf.")]:
             boxes = len(own[key]) // (1 + len(class_names))

@@ -6,6 +6,7 @@ iteration i starts at p = i * batch size.
 """
 
 import math
+import os
 import shutil
 import signal
 from contextlib import suppress
@@ -200,7 +201,8 @@ def check_shared_memory(num_workers, batch_size, net):
         num_workers, batch_size: of this process.
         net: the SSD.
     """
-    needed = math.ceil(PREFETCH * num_workers * batch_size * (3 * net.size**2 + 24 * len(net.priors)) / 2**20)
+    images = PREFETCH * num_workers * batch_size * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's processes
+    needed = math.ceil(images * (3 * net.size**2 + 24 * len(net.priors)) / 2**20)
     if Path("/dev/shm").is_dir() and needed > (free := shutil.disk_usage("/dev/shm").free >> 20):
         raise InputError(
             f"--num_workers {num_workers}: the batches need {needed} MB of shared memory, and /dev/shm has {free} MB; "

@@ -157,10 +157,7 @@ def restore(path, state, trainer, run, say):
     Raises:
         InputError: the state is damaged, or belongs to another run.
     """
-    if "run" in state:
-        check_identity(state["run"], run, path)
-    else:
-        say(f"{path}: the state of an earlier version, which doesn't say what run it belongs to")
+    check_identity(state.get("run"), run, path)
     try:
         trainer.load_state_dict(state)
         log = state["log"]

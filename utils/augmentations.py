@@ -80,7 +80,7 @@ class SSDAugmentation:
             (image, boxes, labels): float32 BGR [size, size, 3] minus the mean (or uint8), boxes float32 [M, 4] as
             fractions of the result, labels [M]; M <= N, and M >= 1 if N >= 1.
         """
-        rng = self.rng or np.random.default_rng(int(torch.randint(2**63 - 1, ())))
+        rng = self.rng or np.random.default_rng(int(torch.randint(2**63 - 1, (), device="cpu")))
         height, width = image.shape[:2]
         boxes = np.asarray(boxes, dtype=np.float32).reshape(-1, 4)
         window, kept = draw_window(rng, width, height, boxes, self.max_expand, self.min_crop, self.frame_aspect)

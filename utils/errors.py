@@ -54,7 +54,7 @@ def exit_on_input_error():
         if not isinstance(interruption, KeyboardInterrupt):
             raise
         number = signal.SIGTERM if isinstance(interruption, Interrupted) else signal.SIGINT
-        print(f"interrupted by {number.name}", file=sys.stderr)
+        say(f"interrupted by {number.name}", sys.stderr)
         sys.exit(128 + number)
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -62,7 +62,7 @@ def exit_on_input_error():
 
 def print_error(error):
     """Print an InputError, or its message, to stderr as a single line."""
-    print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+    say(f"error: {' '.join(str(error).split())}", sys.stderr)
 
 
 def say(text, file=None):

@@ -165,10 +165,11 @@ class TestDetection:
         write_image(folder / "JPEGImages" / f"IMG.0001.v2{suffix}", (30, 20))
         assert open_train(folder)[0][0].shape == (3, 20, 30)
 
-    def test_byte_order_mark_and_empty_lines_in_a_split(self, tmp_path):
-        folder = make_voc(tmp_path / "фото", {"犬": OBJECTS["a"], "c": []}, split="train")
-        (folder / "ImageSets" / "Main" / "train.txt").write_bytes("\ufeff犬\r\n\r\nc  1\r\n".encode())
-        assert [name for _, name in open_train(folder).ids] == ["犬", "c"]
+    def test_byte_order_mark_empty_lines_and_spaces_in_a_split(self, tmp_path):
+        folder = make_voc(tmp_path / "фото", {"犬": OBJECTS["a"], "c": [], "IMG 1": []}, split="train")
+        text = "\ufeff犬\r\n\r\nc  1\r\nc -1\r\nIMG 1 \r\n"
+        (folder / "ImageSets" / "Main" / "train.txt").write_bytes(text.encode())
+        assert [name for _, name in open_train(folder).ids] == ["犬", "c", "c", "IMG 1"]
         assert len(open_train(folder)[0][1]) == 2
 
     def test_names_in_capitals(self):

@@ -36,7 +36,8 @@ class TestFrames:
         np.testing.assert_array_equal(np.stack(frames), decode(path, (96, 64)))
 
     @pytest.mark.parametrize(
-        "kind", ["30000/1001 mp4", "30000/1001 mkv", "24000/1001 ts", "25/2 mp4", "60 avi", "25 webm"]
+        "kind",
+        ["30000/1001 mp4", "30000/1001 mkv", "24000/1001 ts", "25/2 mp4", "60 avi", "25 webm", "256 mp4", "1/60 mp4"],
     )
     def test_keep_their_rate_and_number(self, tmp_path, kind):
         rate, suffix = kind.split()
@@ -137,13 +138,24 @@ class TestSound:
 
     def test_longer_than_the_frames_is_kept_and_so_is_a_second_track(self, tmp_path):
         frames = ["-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=1"]
-        tones = ["-f", "lavfi", "-i", "sine=d=3", "-f", "lavfi", "-i", "sine=d=2"]
-        tracks = ["-map", 0, "-map", 1, "-map", 2, "-c:v", "mpeg4", "-c:a:0", "aac", "-c:a:1", "flac"]
+        tones = ["-f", "lavfi", "-i", "sine=d=3", "-f", "lavfi", "-i", "sine=d=2", "-i", tmp_path / "in.srt"]
+        tracks = ["-map", 0, "-map", 1, "-map", 2, "-map", 3, "-c:v", "mpeg4", "-c:a:0", "aac", "-c:a:1", "flac"]
+        (tmp_path / "in.srt").write_text("1\n00:00:01,000 --> 00:00:05,000\ntext\n")  # longer than both
         ffmpeg(*frames, *tones, *tracks, tmp_path / "in.mkv")
         reader, _ = copy_video(tmp_path / "in.mkv", tmp_path / "out.mp4")
         assert reader.notes == []
         assert sound_length(tmp_path / "out.mp4") == pytest.approx(3, abs=0.05)
         assert info(tmp_path / "out.mp4").count("Audio:") == 2
+
+    def test_a_track_that_ffmpeg_does_not_know_costs_only_itself(self, tmp_path):
+        """Phones add one with spatial sound."""
+        tones = ["-f", "lavfi", "-i", "sine=d=1", "-map", 0, "-map", 1, "-map", 1, "-c", "copy", "-c:a", "aac"]
+        ffmpeg("-i", make_video(tmp_path / "base.mp4", frames=25), *tones, tmp_path / "in.mp4")
+        head, _, tail = (tmp_path / "in.mp4").read_bytes().rpartition(b"mp4a")
+        (tmp_path / "in.mp4").write_bytes(head + b"apac" + tail.replace(b"esds", b"free", 1))
+        _, writer = copy_video(tmp_path / "in.mp4", tmp_path / "out.mp4")
+        assert info(tmp_path / "out.mp4").count("Audio:") == 1
+        assert ["all sound tracks but the first" in note for note in writer.notes] == [True]
 
 
 def test_titles_do_not_change_rate_and_length(tmp_path):

@@ -72,6 +72,9 @@ def test_too_little_shared_memory_is_refused(monkeypatch):
         with nullcontext() if fits else pytest.raises(InputError, match="need 235 MB of shared memory.*--shm-size"):
             samples.check_shared_memory(4, 32, net)
         samples.check_shared_memory(0, 32, net)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # with torchrun, two processes of half as many
+    with pytest.raises(InputError, match="need 469 MB"):
+        samples.check_shared_memory(4, 32, net)
 
 
 @pytest.mark.parametrize("world", [2, 4])

@@ -74,18 +74,6 @@ def test_the_state_of_another_run_is_refused(saved, run):
         state.restore("state_2.pth", saved[0], saved[1], run, print)
 
 
-def test_a_state_of_the_first_version_loads_and_says_so(saved):
-    """It has no identity, torch's AveragedModel, and a log with its iteration."""
-    contents = {**saved[0], "format": "ssd-run-1", "log": {**LOG, "iteration": 2}}
-    del contents["run"]
-    contents["average"] = {f"module.{key}": value + 1 for key, value in contents["average"].items()}
-    contents["average"]["n_averaged"] = torch.tensor(7)
-    lines, trainer = [], make_trainer()
-    assert state.restore("state_2.pth", contents, trainer, RUN, lines.append)[0] == 2
-    assert "earlier version" in lines[0]
-    assert torch.equal(trainer.result.L2Norm.weight, saved[1].result.L2Norm.weight + 1)
-
-
 def test_a_damaged_newest_state_is_skipped(tmp_path):
     trainer, lines = make_trainer(), []
     save(tmp_path, trainer, 1)
