@@ -3,6 +3,7 @@
 import re
 import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from inference.fused import ConvReLU
 from inference.winograd import WinogradConv2d
 from utils.errors import InputError
 from utils.images import write_image
+from utils.system import choose_precision
 from weights.checkpoint import CheckpointInfo
 
 SIZES = [(300, 300), (64, 48), (641, 357), (1, 1)]
@@ -148,12 +150,17 @@ def test_faster_layers_on_cpu_and_the_callers_network_stays(monkeypatch, precisi
     assert {tensor.dtype for tensor in net.state_dict().values()} == {torch.float32}
 
 
-@pytest.mark.parametrize("amx", [True, False])
-def test_auto_is_bfloat16_only_on_a_cpu_with_amx(amx, monkeypatch):
-    """AVX512_BF16 alone is slower than float32."""
+@pytest.mark.parametrize(("amx", "vendor", "dtype"), [
+    (True, "GenuineIntel", torch.bfloat16), (False, "GenuineIntel", torch.float32),
+    (False, "AuthenticAMD", torch.bfloat16),
+])  # fmt: skip
+def test_auto_is_bfloat16_only_if_that_is_faster(amx, vendor, dtype, monkeypatch):
+    """On Intel, AVX512_BF16 alone is slower than float32."""
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    assert Detector.of_network(*lively_network(), "cpu").dtype == (torch.bfloat16 if amx else torch.float32)
+    monkeypatch.setattr(Path, "is_file", lambda path: False)
+    monkeypatch.setattr("platform.processor", lambda: f"AMD64 Family 25, {vendor}")
+    assert choose_precision("auto", torch.device("cpu")) == dtype
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
