@@ -64,8 +64,8 @@ class Detector:
             else the embedded one.
         device: "auto" (CUDA if available, else CPU), "cpu", "cuda", "cuda:1" or "mps".
         precision: "float32", "bfloat16", "float16", "int8" (on CPU; costs a little accuracy) or "auto",
-            the fastest floating-point one on the device; on CPU, bfloat16 with AMX, else float32. Boxes and scores are
-            always float32.
+            the fastest floating-point one on the device; on CPU, bfloat16 with AMX or on AMD, else float32. Boxes and
+            scores are always float32.
         threshold: minimum score of a detection, in [0, 1), else ValueError; None is the checkpoint's own, else 0.6.
         top_k: maximum number of detections per class, and of boxes per class before non-maximum suppression.
         keep_top_k: maximum number of detections per image; None is no limit.
