@@ -1,5 +1,7 @@
 """Checkpoints and states of training runs: used, or refused; none costs memory or writes a file."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -85,7 +87,8 @@ def test_states_of_training_runs(tmp_path, attack):
     optimizer.step()
     trainer = Trainer(net, MultiBoxLoss(3), optimizer, Ranks(), precision=torch.float32, ema=0.99)
     log = {"sums": [1.0, 2.0, 30.0], "count": 2, "unscored": False}
-    state.save_state(tmp_path, 2, {"run": RUN, "log": log, "best": 0.25, **trainer.state_dict()}, keep=1)
+    contents = {"run": RUN, "config": asdict(voc), "log": log, "best": 0.25, **trainer.state_dict()}
+    state.save_state(tmp_path, 2, contents, keep=1)
     whole = torch.load(tmp_path / "state_2.pth", weights_only=True)
 
     def make(rng):

@@ -149,12 +149,12 @@ def test_calibration_images_that_cannot_be_used(tmp_path):
             quantized(openvino.Core(), net, calibration=tmp_path / folder)
 
 
-@pytest.mark.parametrize(("capable", "amx"), [(True, True), (True, False), (False, False)])
-def test_auto_is_the_fastest_precision_that_keeps_the_accuracy(capable, amx, monkeypatch):
+@pytest.mark.parametrize(("capable", "fastest"), [(True, True), (True, False), (False, False)])
+def test_auto_is_the_fastest_precision_that_keeps_the_accuracy(capable, fastest, monkeypatch):
     core = SimpleNamespace(get_property=lambda *_: ["FP32", "INT8", *["BF16"] * capable])
     monkeypatch.setattr(openvino, "Core", lambda: core)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    assert choose_openvino_precision("auto") == (torch.bfloat16 if amx else torch.float32)
+    monkeypatch.setattr("inference.openvino.bfloat16_is_fastest", lambda: fastest)
+    assert choose_openvino_precision("auto") == (torch.bfloat16 if fastest else torch.float32)
     assert choose_openvino_precision("float32") == torch.float32
     assert choose_openvino_precision("int8") == torch.int8
     for name in ("float16", *["bfloat16"] * (not capable)):
