@@ -116,8 +116,8 @@ def check_outputs(args, inputs):
         if key in seen:
             raise InputError(f"{flag} {target}: already the target of another output; name another file")
         seen.add(key)
-        named_here = flag == "--output" and args.output is None and target.stem.endswith(MARK)
-        if os.path.isfile(target) and not (args.overwrite or named_here or target in ours):  # noqa: PTH113 (long names)
+        default_name = flag == "--output" and args.output is None and target.stem.endswith(MARK)
+        if os.path.isfile(target) and not (args.overwrite or default_name or target in ours):  # noqa: PTH113 (long names)
             raise InputError(f"{target}: exists, and this program didn't write it; add --overwrite, or name another")
 
 

@@ -267,7 +267,7 @@ def main(args):
         )
         first, log_state, best = 0, None, -1.0
         if resumed is not None:
-            first, log_state, best = state.restore(path, resumed, trainer, run, say)
+            first, log_state, best = state.restore(path, resumed, trainer, run)
             say(f"resuming from {path} at iteration {first}")
             if not (folder / "best.pth").exists():  # the state is from another folder
                 best = -1.0

@@ -148,7 +148,7 @@ def find_state(resume, folder, say):
     return None, None
 
 
-def restore(path, state, trainer, run, say):
+def restore(path, state, trainer, run):
     """Load a state into a Trainer.
 
     Returns:

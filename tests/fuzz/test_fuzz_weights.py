@@ -99,7 +99,7 @@ def test_states_of_training_runs(tmp_path, attack):
         contents = read_file(path)
         network.read_start(path, contents)
         if is_run_state(contents):
-            first, log, best = state.restore(path, contents, trainer, RUN, print)
+            first, log, best = state.restore(path, contents, trainer, RUN)
             assert first >= 0 and isinstance(best, float)
             assert log["count"] + sum(log["sums"]) is not None
             trainer.optimizer.step()

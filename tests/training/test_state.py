@@ -45,7 +45,7 @@ def saved(tmp_path_factory):
 def test_a_state_comes_back(tmp_path, settings):
     trainer, other = make_trainer(**settings), make_trainer(**settings)
     path = save(tmp_path, trainer)
-    found = state.restore(path, state.find_state("auto", tmp_path, print)[1], other, RUN, print)
+    found = state.restore(path, state.find_state("auto", tmp_path, print)[1], other, RUN)
     assert found == (2, LOG, 0.25)
     for ours, theirs in zip(trainer.optimizer.state.values(), other.optimizer.state.values(), strict=True):
         assert all(value is None or torch.equal(value, theirs[name]) for name, value in ours.items())
@@ -65,13 +65,13 @@ def test_a_damaged_state_is_refused(saved, keys, value):
         node = node[key]
     node[keys[-1]] = value
     with pytest.raises(InputError, match=r"state_2\.pth: damaged, or the state of another network"):
-        state.restore("state_2.pth", contents, saved[1], RUN, print)
+        state.restore("state_2.pth", contents, saved[1], RUN)
 
 
 @pytest.mark.parametrize("run", [{**RUN, "width": 0.1}, {**RUN, "classes": ["b", "a"]}])
 def test_the_state_of_another_run_is_refused(saved, run):
     with pytest.raises(InputError, match=r"state_2\.pth: made by a run with other settings \((width|classes): found"):
-        state.restore("state_2.pth", saved[0], saved[1], run, print)
+        state.restore("state_2.pth", saved[0], saved[1], run)
 
 
 def test_a_damaged_newest_state_is_skipped(tmp_path):
