@@ -13,6 +13,7 @@ On four GPUs: torchrun --nproc_per_node=4 Object_Detection.py photos/
 Ctrl-C ends a run early; the video so far is playable. The exit code is 1 if some of several inputs failed.
 """
 
+import gc
 import os
 import sys
 from contextlib import ExitStack
@@ -66,12 +67,8 @@ def get_args_parser():
 
 
 def main(args):
-    """Run the detector on the inputs that `args` name.
-
-    Raises:
-        InputError: a flag is invalid.
-        SystemExit: 1 if some inputs failed, 2 if all did, 128 plus the signal's number after Ctrl-C or SIGTERM.
-    """
+    """Detect. Exits with 1 if some inputs failed, 2 if all did, 128 plus the signal's number after a signal."""
+    gc.disable()  # until all is imported; garbage collections would take half a second of that
     from inference.inputs import open_inputs, with_targets
 
     with open_inputs(args.input or [default_input()], args.recursive) as (found, errors):
@@ -107,36 +104,22 @@ def check_outputs(args, inputs):
     for flag, folder in {(flag, target.parent) for flag, target in targets}:
         if folder.is_dir() and not os.access(folder, os.W_OK):
             raise InputError(f"{folder}: this folder can't be written; choose another {flag}")
-    read = {file_key(one.source) for one in inputs if isinstance(one.source, Path)}
+    read = {os.path.realpath(one.source) for one in inputs if isinstance(one.source, Path)}
     ours, seen = Written(), set()
     for flag, target in targets:
-        key = file_key(target)
-        if key in read:
+        path = os.path.realpath(target)
+        if path in read:
             raise InputError(f"{flag} {target}: this is the input; name another file")
-        if key in seen:
+        if path in seen:
             raise InputError(f"{flag} {target}: already the target of another output; name another file")
-        seen.add(key)
+        seen.add(path)
         default_name = flag == "--output" and args.output is None and target.stem.endswith(MARK)
         if os.path.isfile(target) and not (args.overwrite or default_name or target in ours):  # noqa: PTH113 (long names)
             raise InputError(f"{target}: exists, and this program didn't write it; add --overwrite, or name another")
 
 
-def file_key(path):
-    """Return a key that is the same for all names of a file."""
-    try:
-        info = Path(path).stat()
-    except (OSError, ValueError):
-        return os.path.realpath(path)
-    return info.st_dev, info.st_ino
-
-
 def detect(args, inputs, errors):
-    """Run the detector over the inputs and report.
-
-    Args:
-        inputs: list of inference.inputs.Input.
-        errors: an InputError for each input that could not be found.
-    """
+    """Run the detector on the inputs (inference.inputs.Input) and report. `errors`: of the inputs that are missing."""
     from inference import Detector
     from inference.drawing import draw_detections
     from inference.inputs import Written
@@ -147,14 +130,14 @@ def detect(args, inputs, errors):
     from utils.system import StopSignals, device_name, keep_freed_memory
     from weights.catalogue import resolve
 
+    gc.freeze()
+    gc.enable()
     files = [Path(file) for file in (args.json, args.csv, args.coco) if file and file != "-"]
     weights = resolve(args.trained_model)
     labels = find_labels(args.classes, weights, args.coco) if args.classes or args.coco else None
-    display = Display() if args.show else None
     keep_freed_memory()
     with ExitStack() as opened:
-        device = device_name(args.device, engine=args.engine, precision=args.precision)
-        ranks, device = opened.enter_context(join(device))
+        ranks, device = opened.enter_context(join(device_name(args.device, args.engine, args.precision)))
         out = sys.stderr if args.json == "-" else sys.stdout  # stdout is only for JSON
         tell = partial(say, file=out) if ranks.is_main and not args.quiet else lambda text: None
         detector = Detector(
@@ -181,10 +164,10 @@ def detect(args, inputs, errors):
             detector,
             labels=labels,
             batch_size=args.batch_size,
-            draw=draw if display or not args.no_video else None,
+            draw=draw if args.show or not args.no_video else None,
             on_result=results.add,
             crops=Crops(inputs, args.crops, args.overwrite) if args.crops else None,
-            display=display,
+            display=Display() if args.show else None,
             stop=stop,
             show_progress=ranks.is_main and not args.quiet,
         )
@@ -200,8 +183,7 @@ def detect(args, inputs, errors):
             sys.exit(2)
 
     targets = [] if args.no_video else [one.target for group, _ in reports for one in group]
-    for line in lines:
-        tell(line)
+    tell("\n".join(lines))
     places = targets if len(inputs) == 1 else [args.output or "beside the inputs"] * bool(targets)
     if places or files:
         tell(f"output: {', '.join(map(str, [*places, *files]))}")
@@ -224,15 +206,9 @@ def report(reports, ranks):
 
 
 def detect_all(pipeline, inputs, write):
-    """Run the detector on all inputs; consecutive images are processed together.
+    """Run the Pipeline on all inputs, consecutive images together; if `write`, write each to its target.
 
-    Args:
-        pipeline: inference.pipeline.Pipeline.
-        inputs: list of inference.inputs.Input.
-        write: write each to its target.
-
-    Returns:
-        ([(list of Input, output.Summary)], list with an InputError for each input that failed).
+    Returns ([(list of Input, output.Summary)], list with an InputError for each input that failed).
     """
     reports, errors = [], []
     for _, items in groupby(inputs, lambda one: one.kind == "image" or id(one)):
@@ -252,16 +228,7 @@ def detect_all(pipeline, inputs, write):
 
 
 def detect_group(pipeline, group, write):
-    """Run the detector on several images, or on one video or live source.
-
-    Args:
-        pipeline: inference.pipeline.Pipeline.
-        group: list of images, or of one other Input.
-        write: write each to its target.
-
-    Returns:
-        (output.Summary, list of lines for the user).
-    """
+    """Run the Pipeline on a list of images, or of one video or live source; return (output.Summary, notes)."""
     from inference.camera import CameraReader
     from inference.video import VideoReader, VideoWriter
 
@@ -278,15 +245,9 @@ def detect_group(pipeline, group, write):
 
 
 def find_labels(names, weights, coco):
-    """Return the labels (indices of the network's classes) of class names, or None for all; case is ignored.
+    """Return the labels of class names (None: of all), ignoring case.
 
-    Args:
-        names: from --classes, or None.
-        weights: path of the checkpoint.
-        coco: whether COCO results are written.
-
-    Raises:
-        InputError: the network or COCO lacks a class.
+    Raises InputError if the network of the checkpoint `weights` lacks a class, or, with `coco`, COCO does.
     """
     from data.coco import coco_category_id
     from weights.checkpoint import read_checkpoint

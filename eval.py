@@ -16,6 +16,7 @@ Prints a table, and writes results.json, pr_curves.png and, for a network, detec
 --save_folder.
 """
 
+import gc
 import sys
 
 from utils.errors import count, exit_on_input_error, say
@@ -43,7 +44,7 @@ def get_args_parser():
     add("--confidence_threshold", type=number(float, 0, below=1), default=0.01, help="minimum score")
     add("--top_k", type=at_least_1, default=200, help="boxes per class that enter non-maximum suppression")
     add("--keep_top_k", type=at_least_1, help="boxes per image over all classes (default: all)")
-    add("--batch_size", type=at_least_1, default=8, help="images per pass")
+    add("--batch_size", type=at_least_1, help="images per pass (default: 16 on CUDA, else 4)")
     add("--num_workers", type=number(int, 0), default=0, help="threads that read and detect; 0: by device and cores")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--cuda", type=boolean, default=True, metavar="True|False", help="use CUDA if it is available")
@@ -63,17 +64,11 @@ def get_args_parser():
 
 
 def main(args):
-    """Score as the flags say, print the figures and write the report.
-
-    Returns:
-        The content of results.json; None on all ranks except 0.
-
-    Raises:
-        InputError: data, weights, detections or flags are invalid, or a file can't be written.
-    """
+    """Score, print the figures and write the report. Returns the content of results.json; None if not on rank 0."""
     from datetime import datetime, timezone
     from time import perf_counter
 
+    gc.disable()  # garbage collections during the imports would take half a second
     from inference import Detector
     from metrics.evaluation import Scored, detect_images, evaluate, read_detections
     from metrics.ground_truth import open_evaluation_set
@@ -83,6 +78,8 @@ def main(args):
     from utils.system import device_name, keep_freed_memory
     from weights.catalogue import resolve
 
+    gc.freeze()
+    gc.enable()
     keep_freed_memory()
     date, started = datetime.now(timezone.utc), perf_counter()
     images = open_evaluation_set(args.dataset, args.voc_root, args.split, images=args.detections is None)
@@ -92,7 +89,7 @@ def main(args):
         folder = prepare_folder(args.save_folder, images.folder)
     else:
         path = resolve(args.trained_model)
-        with join(device_name(args.device, args.cuda, args.engine, args.precision)) as (ranks, device):
+        with join(device_name(args.device, args.engine, args.precision, args.cuda)) as (ranks, device):
             detector = Detector(
                 path,
                 device=str(device),
@@ -112,7 +109,7 @@ def main(args):
             )
         if not ranks.is_main:
             return None
-        say(f"{rate:.1f} images/s in batches of {args.batch_size}, including reading\n")
+        say(f"{rate:.1f} images/s, including reading\n")
         source = {
             "checkpoint": str(path),
             "sha256": file_hash(path),

@@ -142,7 +142,7 @@ def main(args):
     remedy = f"use a smaller --batch_size (now {args.batch_size}) or more parts (--accumulate)"
     with (
         report_out_of_memory(remedy),
-        distributed.join(device_name(args.device, args.cuda)) as (ranks, device),
+        distributed.join(device_name(args.device, cuda=args.cuda)) as (ranks, device),
         state.open_folder(args.save_folder, ranks, lock=not args.check_only) as folder,
     ):
         say = ranks.say

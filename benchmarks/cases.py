@@ -58,21 +58,17 @@ def network(device, quick):
 
 
 def layers(device, quick):
-    """Detect on the outputs for a frame and on random crowded ones, and MultiBoxLoss."""
+    """Detect on the outputs for a frame and on random crowded ones."""
     net, (frame,) = load_network(EMBEDDED, "train")[0].to(device), clip_frames(1, (300, 300))
     with torch.inference_mode():
         *ordinary, priors = net(to_input(torch.from_numpy(frame)[None].to(device)))
     torch.manual_seed(0)
-    loc, conf = (torch.randn(32, 8732, n).to(device) for n in (4, 21))
-    crowded = loc[:1], conf[:1] + 4 * torch.eye(21, device=device)[0]
+    crowded = torch.randn(1, 8732, 4).to(device), torch.randn(1, 8732, 21).to(device)
+    crowded[1][..., 0] += 4
     for kind, outputs in (("ordinary", ordinary), ("crowded", crowded)):
         scene = outputs[0], outputs[1].softmax(dim=-1), priors
         name = f"Detect, {kind} ({int((scene[1][..., 1:] > 0.01).sum()):,} scores above 0.01)"
         yield Case(name, partial(net.detect, *scene), partial(peers.detect, *scene), "loops over classes and boxes")
-    targets, predictions = random_targets(32, device), (loc.requires_grad_(), conf.requires_grad_(), priors)
-    losses = MultiBoxLoss(21), peers.multibox_loss
-    sides = [lambda loss=loss: sum(loss(predictions, targets)).backward() for loss in losses]
-    yield Case("MultiBoxLoss, forward and backward, batch 32", *sides, "loops over images and objects, two sorts", 32)
 
 
 def training(device, quick):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torchvision import tv_tensors
 from torchvision.models.detection import ssd300_vgg16
-from torchvision.ops import box_convert, box_iou
+from torchvision.ops import box_iou
 from torchvision.transforms import v2
 
 from data import RGB_MEANS, VOC_CLASSES, base_transform
@@ -85,27 +85,6 @@ def detect(loc, scores, priors, top_k=200, conf_thresh=0.01, nms_thresh=0.45):
                 result[image, label, kept, 0], result[image, label, kept, 1:] = score[best], boxes[best]
                 left, kept = left[box_iou(boxes[best][None], boxes[left])[0] <= nms_thresh], kept + 1
     return result
-
-
-def multibox_loss(predictions, targets):
-    """Compute the loss, with a loop over images and objects for the matching, and two sorts for the mining."""
-    loc, conf, priors = predictions
-    loc_t, conf_t = torch.zeros_like(loc), torch.zeros(conf.shape[:2], dtype=torch.int64, device=loc.device)
-    for image, target in enumerate(targets):
-        overlaps = box_iou(target[:, :4], box_convert(priors, "cxcywh", "xyxy"))  # [objects, priors]
-        best, truth = overlaps.max(dim=0)
-        for index, prior in enumerate(overlaps.argmax(dim=1)):
-            best[prior], truth[prior] = 2, index
-        center, size = box_convert(target[truth, :4], "xyxy", "cxcywh").split(2, dim=1)
-        center = (center - priors[:, :2]) / priors[:, 2:] / 0.1
-        loc_t[image] = torch.cat([center, torch.log(size / priors[:, 2:]) / 0.2], dim=1)
-        conf_t[image] = (target[truth, 4].long() + 1) * (best >= 0.5)
-    positive = conf_t > 0
-    loss_c = nn.functional.cross_entropy(conf.flatten(0, 1), conf_t.flatten(), reduction="none").view_as(conf_t)
-    rank = loss_c.detach().masked_fill(positive, 0).argsort(dim=1, descending=True).argsort(dim=1)
-    chosen = positive | (rank < 3 * positive.sum(dim=1, keepdim=True))
-    loss_l = nn.functional.smooth_l1_loss(loc[positive], loc_t[positive], reduction="sum")
-    return loss_l / positive.sum(), loss_c[chosen].sum() / positive.sum()
 
 
 @torch.no_grad()

@@ -1,10 +1,8 @@
 """Cameras and network streams: CameraReader. Every frame is uint8 RGB [H, W, 3]."""
 
-import sys
 import time
 from contextlib import AbstractContextManager
 from fractions import Fraction
-from pathlib import Path
 from threading import Condition, Thread
 
 import cv2
@@ -37,8 +35,6 @@ class CameraReader(AbstractContextManager):
         self.complete = False
         self.seconds = 0.0
         self.notes = []
-        if isinstance(source, int) and sys.platform == "linux" and not Path(f"/dev/video{source}").exists():
-            raise InputError(f"{self.name}: not found (/dev/video{source}); choose another number, or a file")
         self._capture = _open(source)
         found, frame = self._capture.read() if self._capture.isOpened() else (False, None)
         if not found:
@@ -118,11 +114,8 @@ class CameraReader(AbstractContextManager):
 
 def _open(source):
     """Open a camera by its number, or a stream by its address: cv2.VideoCapture."""
-    level = cv2.utils.logging.setLogLevel(0)  # OpenCV's warnings don't name the remedy
-    try:
-        if isinstance(source, int):
-            return cv2.VideoCapture(source)
-        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 8000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 8000]
-        return cv2.VideoCapture(source, cv2.CAP_FFMPEG, limits)
-    finally:
-        cv2.utils.logging.setLogLevel(level)
+    cv2.utils.logging.setLogLevel(0)  # OpenCV's warnings don't name the remedy
+    if isinstance(source, int):
+        return cv2.VideoCapture(source)
+    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 8000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 8000]
+    return cv2.VideoCapture(source, cv2.CAP_FFMPEG, limits)

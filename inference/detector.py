@@ -232,11 +232,7 @@ def _to_array(image):
 
 
 def _choose(engine, device, precision, calibration, compile):
-    """Return (torch.device, torch.dtype). "auto" is the CPU for OpenVINO.
-
-    Raises:
-        InputError: the device does not exist, the engine does not support an argument, or a package is missing.
-    """
+    """Return (torch.device, torch.dtype); "auto" is the CPU for OpenVINO. Raises InputError if they don't fit."""
     if engine not in ENGINES:
         raise InputError(f"--engine {engine}: unknown; use auto, torch or openvino")
     if calibration is not None and (engine, precision) != ("openvino", "int8"):

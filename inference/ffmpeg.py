@@ -42,11 +42,8 @@ def probe(path):
     """
     try:
         check_regular(path)
-        size = path.stat().st_size
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror})") from error
-    if not size:
-        raise InputError(f"{path}: the file is empty; copy or download it again")
     first_frame = ["-map", "0:V:0", "-frames:v", "1", "-fps_mode", "passthrough", "-enc_time_base", "demux"]
     done = run(["-copyts", *READ_ONLY_FILES, "-i", url(path), *first_frame, "-f", "framecrc", "-"])
     log = done.stderr.decode("utf-8", "replace").replace(url(path), "")  # a name may look like a part of the log

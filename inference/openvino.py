@@ -10,11 +10,8 @@ import hashlib
 import logging
 import os
 import sys
-import tempfile
 import threading
 import warnings
-import zipfile
-import zlib
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,7 +27,7 @@ from utils.augmentations import SSDAugmentation
 from utils.errors import InputError, say
 from utils.files import cache_folder, file_hash, whole_file
 from utils.images import is_image, read_image
-from utils.system import bfloat16_is_fastest
+from utils.system import choose_precision
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample.mp4"
 CALIBRATION_IMAGES = 128
@@ -38,8 +35,7 @@ CALIBRATION_IMAGES = 128
 # drops a bit of its input) and the heads of the small feature maps.
 FLOAT_LAYERS = [r".*\.vgg\.0/.*", r".*\.(loc|conf)\.[2-9]/.*"]
 _HINTS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "f32"}  # int8: for the layers in float32
-_CACHE_FORMAT = "4"  # increase it when the quantization changes
-_DAMAGED = (OSError, EOFError, ValueError, LookupError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_CACHE_FORMAT = "5"  # increase it when the quantization changes
 
 
 def require(*names):
@@ -68,16 +64,12 @@ def choose_openvino_precision(name):
     (openvino,) = require("openvino")
     if name == "int8" and find_spec("nncf") is None:
         require("nncf")  # raises; otherwise NNCF is imported only to quantize (0.6 s)
-    if name in ("float32", "int8"):
-        return getattr(torch, name)
-    if name not in ("auto", "bfloat16"):
+    if name not in ("auto", "float32", "bfloat16", "int8"):
         raise InputError(f"--precision {name}: unsupported by --engine openvino; use auto, float32, bfloat16 or int8")
-    supported = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if name == "auto":
-        return torch.bfloat16 if supported and bfloat16_is_fastest() else torch.float32
-    if not supported:
+    dtype = torch.int8 if name == "int8" else choose_precision(name, torch.device("cpu"))
+    if dtype == torch.bfloat16 and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise InputError("--precision bfloat16: this CPU does not compute in it; use float32 or int8")
-    return torch.bfloat16
+    return dtype
 
 
 class OpenVINONetwork:
@@ -155,9 +147,9 @@ def quantized(core, net, channel_order="RGB", calibration=None):
     for key, tensor in net.state_dict().items():
         state.update(key.encode())
         state.update(tensor.numpy().tobytes())
-    path = cache_folder() / f"int8-{state.hexdigest()[:32]}.zip"
-    with contextlib.suppress(*_DAMAGED):
-        return _read(core, path)
+    path = cache_folder() / f"int8-{state.hexdigest()[:32]}.xml"
+    with contextlib.suppress(RuntimeError):  # not there yet, or damaged
+        return core.read_model(path)
     require("nncf")
     say(f"quantizing to int8 with {calibration or SAMPLE.name}, cached in {path.parent}", sys.stderr)
     images = (
@@ -166,7 +158,8 @@ def quantized(core, net, channel_order="RGB", calibration=None):
     model = quantize(convert(net), [to_input(torch.from_numpy(image)[None], channel_order) for image in images])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, model)
+        with whole_file(path) as xml, whole_file(path.with_suffix(".bin")) as weights:
+            openvino.serialize(model, xml, weights)
     except (OSError, InputError) as error:
         say(f"note: not cached: {error}", sys.stderr)
     return model
@@ -208,20 +201,3 @@ def _images_of(folder):
     if not paths:
         raise InputError(f"--calibration {folder}: no images in this folder")
     return [paths[index] for index in np.unique(np.linspace(0, len(paths) - 1, CALIBRATION_IMAGES).astype(int))]
-
-
-def _read(core, path):
-    """Read a cached openvino.Model. A damaged file raises one of _DAMAGED: the archive has checksums."""
-    (openvino,) = require("openvino")
-    with zipfile.ZipFile(path) as archive:
-        xml, weights = (archive.read(f"model.{suffix}") for suffix in ("xml", "bin"))
-    return core.read_model(xml, openvino.Tensor(np.frombuffer(weights, np.uint8)))
-
-
-def _write(path, model):
-    (openvino,) = require("openvino")
-    with tempfile.TemporaryDirectory() as folder, whole_file(path) as temporary:
-        openvino.save_model(model, Path(folder) / "model.xml", compress_to_fp16=False)
-        with zipfile.ZipFile(temporary, "w") as archive:
-            for name in ("model.xml", "model.bin"):
-                archive.write(Path(folder) / name, name)

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 import subprocess
 import sys
@@ -221,14 +220,9 @@ class Display:
 
     def __init__(self):
         self.closed = False
-        if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-            raise InputError("--show: there is no display (DISPLAY is not set); leave --show out")
         # OpenCV ends the process if the display does not answer, so another process tries first.
         code = "import cv2; cv2.namedWindow('test'); cv2.waitKey(1); cv2.destroyAllWindows()"
-        try:
-            trial = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=60)
-        except subprocess.TimeoutExpired as error:
-            raise InputError("--show: the display does not answer; check DISPLAY, or leave --show out") from error
+        trial = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
         if trial.returncode:
             headless = "; install opencv-python in place of -headless" if b"not implemented" in trial.stderr else ""
             raise InputError(f"--show: no window can be opened{headless or '; check DISPLAY, or leave --show out'}")

@@ -114,11 +114,7 @@ class Pipeline:
 
     @report_out_of_memory(_LESS_MEMORY)
     def video(self, reader, writer=None, name="video"):
-        """Detect in the frames of a VideoReader or CameraReader, and write them to a VideoWriter.
-
-        Returns:
-            output.Summary.
-        """
+        """Detect in the frames of a VideoReader or CameraReader; write them to a VideoWriter. Returns a Summary."""
         workers, threads = (1, 1) if reader.live else share_threads(self.detector.device)
         summary = Summary("frame", {"decode": 1, "network": workers, "draw": workers, "encode": 1})
 
@@ -149,13 +145,9 @@ class Pipeline:
         return summary
 
     def images(self, paths, targets=None):
-        """Detect in image files, and write each to its target.
+        """Detect in image files, and write each to its target. Returns a Summary, which holds the errors.
 
-        An image that can't be read or written is left out. A full disk or memory ends the work early. The errors are in
-        the Summary.
-
-        Returns:
-            output.Summary.
+        An image that can't be read or written is left out. A full disk or memory ends the work early.
         """
         workers, threads = share_threads(self.detector.device)
         stages = ("read", "network", "draw", "write") if targets else ("read", "network", "draw")

@@ -4,7 +4,6 @@ Lines of VOC's files are `image-id score x1 y1 x2 y2`, corners in pixels counted
 JSON is a list of {image_id, category_id, bbox, score}, bbox (x, y, width, height) counted from 0.
 """
 
-import json
 import re
 from glob import escape
 from pathlib import Path
@@ -143,9 +142,3 @@ def read_results(path, image_ids, category_ids):
     table = np.array(rows, dtype=np.float64).reshape(-1, 7)
     notes = note("left out {} of other images or categories", "result", others)
     return DetectionArrays(table[:, 0], table[:, 1], table[:, 2], table[:, 3:]), notes
-
-
-def write_results(path, results):
-    """Write COCO result dicts as a results JSON."""
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(results), encoding="utf-8")

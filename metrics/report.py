@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from metrics.detection_files import write_detection_files, write_results
+from metrics.detection_files import write_detection_files
 from metrics.evaluation import coco_results
 from metrics.mistakes import write_mistakes_page
 from utils.errors import InputError, count
@@ -91,7 +91,8 @@ def write_detections(folder, images, scored):
     """Write a network's detections: the devkit's files, or detections.json for COCO data. Returns the paths."""
     if not images.coco:
         return write_detection_files(folder, images.split, images.ids, scored.class_names, scored.detections)
-    write_results(folder / "detections.json", coco_results(images, scored))
+    with whole_file(folder / "detections.json") as temporary:
+        temporary.write_text(json.dumps(coco_results(images, scored)), encoding="utf-8")
     return [folder / "detections.json"]
 
 

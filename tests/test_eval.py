@@ -78,7 +78,7 @@ def test_network_is_scored_and_reported(network, folder, tmp_path, capsys):
     content = run(*network)
     out = capsys.readouterr().out
     assert "network: tiny.pth, SSD300-VOC, 20 classes, on cpu in float32" in out
-    assert "images/s in batches of 8" in out
+    assert "images/s, including reading" in out
     assert out.endswith("eval: 20 detection files, pr_curves.png, mistakes.html, results.json\n")
     assert content["scored"]["classes"] == list(VOC_CLASSES)
     assert content["dataset"]["images"] == 5

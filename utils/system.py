@@ -55,7 +55,7 @@ def choose_device(name):
     return device
 
 
-def device_name(name, cuda=True, engine="auto", precision="auto"):
+def device_name(name, engine="auto", precision="auto", cuda=True):
     """Return the name for `choose_device`: "cpu" for "auto" without `cuda` or with OpenVINO, otherwise `name`."""
     on_cpu = not cuda or engine == "openvino" or precision == "int8"
     return "cpu" if name == "auto" and on_cpu else name
