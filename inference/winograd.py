@@ -6,10 +6,13 @@ matrix product over channels per point: 36 products for each tile instead of 144
 differ from those of a direct convolution by about 1e-5 of their magnitude.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import nn
 
-MIN_CHANNELS = 128  # in and out; with fewer, the transforms cost more than the products save
+from utils.system import is_amd
+
 OUTPUTS, TILE = 4, 6  # side of a tile's outputs and inputs
 POINTS = TILE * TILE
 CHUNK = 400  # tiles in work at a time: enough for fast matrix products, and few enough to need little memory
@@ -50,12 +53,20 @@ def use_winograd(net):
     return count
 
 
+@lru_cache
+def mkl_is_slow():
+    """Return True on an AMD with AVX512: MKL, which PyTorch uses for matrix products, uses only AVX2 there."""
+    return is_amd() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
 def _gains(module):
+    # With fewer channels, the transforms cost more than the products save.
+    least = 256 if mkl_is_slow() else 128
     return (
         type(module) is nn.Conv2d
         and (module.kernel_size, module.stride, module.padding, module.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
         and (module.groups, module.padding_mode) == (1, "zeros")
-        and min(module.in_channels, module.out_channels) >= MIN_CHANNELS
+        and min(module.in_channels, module.out_channels) >= least
     )
 
 
@@ -106,11 +117,20 @@ def convolve(x, kernels, bias=None):
     to_points, to_outputs = _INPUTS_TO_POINTS.to(x.dtype), _POINTS_TO_OUTPUTS.to(x.dtype)
     for chunk in _chunks(batch, rows, columns):
         points = to_points @ inputs[chunk].reshape(-1, POINTS, channels)  # [tiles, 36, C]
-        products = torch.bmm(points.transpose(0, 1), kernels)  # [36, tiles, K]
+        products = _multiply(points.transpose(0, 1), kernels)  # [36, tiles, K]
         tiles = outputs[chunk]
         results = to_outputs @ products.transpose(0, 1)  # [tiles, 16, K]
         torch.add(results.view(tiles.shape), 0 if bias is None else bias, out=tiles)
     return result[:, :height, :width].permute(0, 3, 1, 2)
+
+
+def _multiply(points, kernels):
+    """Compute torch.bmm(points, kernels): [36, tiles, C] and [36, C, K] -> [36, tiles, K]."""
+    if not mkl_is_slow() or points.dtype != torch.float32:
+        return torch.bmm(points, kernels)
+    linear = torch.ops.mkldnn._linear_pointwise  # of oneDNN, which uses AVX512
+    pairs = zip(points, kernels.transpose(1, 2), strict=True)
+    return torch.stack([linear(*pair, None, "none", [], "") for pair in pairs])
 
 
 def _chunks(batch, rows, columns):

@@ -38,7 +38,8 @@ def test_winograd_equals_the_direct_convolution(monkeypatch, generator, shape, c
     {"kernel_size": 1, "padding": 0}, {"padding": 0}, {"stride": 2}, {"padding": 2, "dilation": 2}, {"groups": 2},
     {"padding_mode": "reflect"}, {"in_channels": 64}, {"out_channels": 64},
 ], ids=str)  # fmt: skip
-def test_winograd_leaves_other_layers_alone(changes):
+def test_winograd_leaves_other_layers_alone(changes, monkeypatch):
+    monkeypatch.setattr(winograd, "mkl_is_slow", lambda: False)
     settings = {"in_channels": 128, "out_channels": 128, "kernel_size": 3, "padding": 1}
     assert use_winograd(nn.Sequential(nn.Conv2d(**settings))) == 1
     net = nn.Sequential(nn.Conv2d(**{**settings, **changes}))
@@ -46,9 +47,13 @@ def test_winograd_leaves_other_layers_alone(changes):
     assert type(net[0]) is nn.Conv2d
 
 
-@pytest.mark.parametrize(("replace", "kind", "count"), [(use_winograd, WinogradConv2d, 10), (fuse_relus, ConvReLU, 15)])
-def test_golden_values_hold_and_so_does_the_state_dict(golden, golden_weights, replace, kind, count):
-    """Winograd replaces conv2_2 to conv5_3, ten of VGG's thirteen convolutions; the other one adds fc6 and fc7."""
+@pytest.mark.parametrize(("replace", "slow", "kind", "count"), [
+    (use_winograd, False, WinogradConv2d, 10), (use_winograd, True, WinogradConv2d, 8),
+    (fuse_relus, None, ConvReLU, 15),
+])  # fmt: skip
+def test_golden_values_hold_and_so_does_the_state_dict(golden, golden_weights, replace, slow, kind, count, monkeypatch):
+    """Winograd replaces conv2_2 to conv5_3, or conv3_2 to conv5_3; the other one also replaces fc6 and fc7."""
+    monkeypatch.setattr(winograd, "mkl_is_slow", lambda: slow)
     net = build_ssd("train", 300, 21)
     net.load_state_dict(golden_weights, strict=True)
     state = net.state_dict()
