@@ -131,7 +131,7 @@ def main(args):
     from training.engine import Trainer, prediction_grid, save_for_use, validate
     from training.log import Log, draw_curves
     from training.optimizer import build_optimizer, learning_rate
-    from training.pretrain import pretrain_base
+    from training.pretrain import ObjectCrops, pretrain_base
     from utils.augmentations import SSDAugmentation
     from utils.system import StopSignals, choose_precision, device_name, keep_freed_memory, report_out_of_memory
     from weights.checkpoint import CheckpointInfo, is_run_state, out_of_range
@@ -170,14 +170,14 @@ def main(args):
         path, resumed = state.find_state(args.resume, folder, say)
         if len(set(ranks.gather([path and path.name]))) > 1:
             raise InputError(f"{folder}: the processes found different states; all machines must share this folder")
-        start = None
+        weights = start = None
         if path is not None:
-            start = network.read_start(path, resumed)
+            weights, start = network.read_start(path, resumed)
             if not is_run_state(resumed):
                 say(f"{path}: contains only weights, not the state of a run; starting from them")
                 resumed = None
         elif args.finetune:
-            start = network.read_start(args.finetune)
+            weights, start = network.read_start(args.finetune)
 
         # The network
         size = args.size or (start.config.min_dim if start else 300)
@@ -187,24 +187,16 @@ def main(args):
         batch_norm = start.batch_norm if start else args.basenet == "none"
         config = get_config(args.dataset, size)
         if start:
-            start.check(size, width)
+            network.check_size(start, size, width)
             # The priors are those of the weights, the schedule is that of the data set.
             config = replace(start.config, lr_steps=config.lr_steps, max_iter=config.max_iter)
         check_batch(args.batch_size, args.accumulate, ranks.world, batch_norm)
         net = build_ssd("train", config=config, num_classes=len(class_names) + 1, width=width, batch_norm=batch_norm)
-        run = state.identify_run(
-            dataset=args.dataset,
-            images=images,
-            class_names=class_names,
-            net=net,
-            optimizer=args.optimizer,
-            seed=args.seed,
-            batch_size=args.batch_size,
-        )
+        run = state.identify_run(args.dataset, images, class_names, net, args.optimizer, args.seed, args.batch_size)
         state.check_folder(folder, args.resume, resumed is not None, run)
         if resumed is None:
             if start:
-                network.load_fitting(net, start, class_names, say)
+                network.load_fitting(net, weights, start, class_names, say)
             elif batch_norm:
                 say("base network, extra layers and heads initialized from scratch, with BatchNorm")
             else:
@@ -231,39 +223,14 @@ def main(args):
         if ranks.is_main:
             state.write_identity(folder, run)
         if args.crop_passes and resumed is None:
-            pretrain_base(
-                net,
-                images,
-                ranks,
-                folder / "crops.pth",
-                passes=args.crop_passes,
-                crop_size=args.crop_size,
-                lr=args.lr,
-                seed=args.seed,
-                num_workers=args.num_workers,
-            )
+            crops = ObjectCrops(images, args.crop_size, args.seed)
+            pretrain_base(net, crops, ranks, folder / "crops.pth", args.crop_passes, args.lr, args.num_workers)
         net.train()
         network.freeze_base(net, args.freeze)
         criterion = MultiBoxLoss(net.num_classes, variance=config.variance)
-        optimizer = build_optimizer(
-            net,
-            args.optimizer,
-            args.lr,
-            device,
-            momentum=args.momentum,
-            weight_decay=args.weight_decay,
-            caffe_bias=args.caffe_bias,
-        )
+        optimizer = build_optimizer(net, args.optimizer, args.lr, args.momentum, args.weight_decay, args.caffe_bias)
         trainer = Trainer(
-            net,
-            criterion,
-            optimizer,
-            ranks,
-            precision=precision,
-            accumulate=args.accumulate,
-            clip_grad=args.clip_grad,
-            ema=args.ema,
-            compiled=args.compile,
+            net, criterion, optimizer, ranks, precision, args.accumulate, args.clip_grad, args.ema, args.compile
         )
         first, log_state, best = 0, None, -1.0
         if resumed is not None:
@@ -294,24 +261,17 @@ def main(args):
                 min_crop=args.min_crop,
                 frame_aspect=args.frame_aspect,
             )
-        weights = samples.balancing_weights(images) if args.balance else None
+        chances = samples.balancing_weights(images) if args.balance else None
         samples.check_shared_memory(args.num_workers, args.batch_size // ranks.world, net)
         loader = samples.build_loader(
-            samples.TrainingSamples(images, augmentation, args.seed, weights),
+            samples.TrainingSamples(images, augmentation, args.seed, chances),
             samples.run_batches(first, max_iter, args.batch_size, ranks),
             samples.MatchedBatch(criterion, net.priors.cpu()),
             args.num_workers,
             device,
         )
         log = Log(
-            folder,
-            first,
-            max_iter,
-            print_every=args.print_every,
-            batch_size=args.batch_size,
-            image_path=images.image_path,
-            is_main=ranks.is_main,
-            state=log_state,
+            folder, first, max_iter, args.print_every, args.batch_size, images.image_path, ranks.is_main, log_state
         )
 
         def save(done, unscored=False):
@@ -347,15 +307,7 @@ def main(args):
             if log_state and log_state["unscored"] and args.val_split:
                 score(first)
             for iteration, (batch, indices) in enumerate(samples.batches_on(device, loader), start=first):
-                rate = learning_rate(
-                    iteration,
-                    base_lr=args.lr,
-                    max_iter=max_iter,
-                    schedule=args.schedule,
-                    steps=lr_steps,
-                    gamma=args.gamma,
-                    warmup=warmup,
-                )
+                rate = learning_rate(iteration, args.lr, max_iter, args.schedule, lr_steps, args.gamma, warmup)
                 values = trainer.step(batch, rate, iteration)
                 log.step(iteration, rate, values, indices)
                 done = iteration + 1

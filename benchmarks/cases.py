@@ -76,7 +76,7 @@ def training(device, quick):
     batch = 32 if device.type == "cuda" else 2 if quick else 8
     net, criterion = paper_network(device).train(), MultiBoxLoss(21)
     images = torch.randint(0, 256, (batch, 300, 300, 3), dtype=torch.uint8, device=device)
-    targets, optimizer = random_targets(batch, device), build_optimizer(net, "sgd", 1e-6, device)
+    targets, optimizer = random_targets(batch, device), build_optimizer(net, "sgd", 1e-6)
     for name, dtype in precisions(device).items():
         step = Trainer(net, criterion, optimizer, Ranks(), precision=dtype).step
         sides = [lambda step=step: step([images, *criterion.match_targets(targets, net.priors)], 1e-6, 0)]

@@ -51,7 +51,10 @@ def read_coco_annotations(path):
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such file; {_remedy(path)}")
+        remedy = "name COCO's folder with --dataset_root, or download it with data/scripts/COCO2017.sh (20 GB)"
+        if splits := sorted(other.stem.removeprefix("instances_") for other in path.parent.glob("instances_*.json")):
+            remedy = f"choose another split, found: {', '.join(splits[:10])} (train2017 has the images of trainval35k)"
+        raise InputError(f"{path}: no such file; {remedy}")
     content = read_json(path, "COCO instances JSON")
     try:
         images = {image["id"]: image for image in content["images"]}
@@ -72,13 +75,6 @@ def read_coco_annotations(path):
     category_ids = tuple(sorted(names))
     class_names = tuple(names[category_id] for category_id in category_ids)
     return COCOAnnotations(path, content, images, objects, category_ids, class_names)
-
-
-def _remedy(path):
-    splits = sorted(other.stem.removeprefix("instances_") for other in path.parent.glob("instances_*.json"))
-    if splits:
-        return f"choose another split, found: {', '.join(splits[:10])} (train2017 has the images of trainval35k)"
-    return "name COCO's folder with --dataset_root, or download it with data/scripts/COCO2017.sh (20 GB)"
 
 
 def read_json(path, kind):

@@ -49,20 +49,16 @@ def read_annotation(path, convert=None):
     Raises:
         InputError: the file is missing or damaged, or an object lacks its name or a readable box.
     """
-    root = _read_xml(path)
     try:
-        return (convert or _parse_annotation)(root)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-
-
-def _read_xml(path):
-    try:
-        return parse(path).getroot()
+        root = parse(path).getroot()
     except OSError as error:
         raise InputError(f"{path}: can't read the annotation ({error.strerror}); is the data set complete?") from error
     except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
         raise InputError(f"{path}: not a readable VOC annotation ({str(error)[:200]}); repair or remove it") from error
+    try:
+        return (convert or _parse_annotation)(root)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def _parse_annotation(root):
@@ -163,7 +159,17 @@ class VOCDetection(torch.utils.data.Dataset):
         self.ids = [entry for image_set in image_sets for entry in self._read_split(image_set)]
 
     def _read_split(self, image_set):
-        return read_split(self.root, *image_set)
+        """Return the (folder, image name) pairs in a split, (year, name), of VOCdevkit, or of the folder if year is "".
+
+        Raises InputError if the split's file is missing, damaged or empty.
+        """
+        year, split = image_set
+        folder = Path(self.root) / f"VOC{year}" if year else Path(self.root)
+        path = folder / "ImageSets" / "Main" / f"{split}.txt"
+        remedy = "choose another one"
+        if size := {"2007": "0.9 GB", "2012": "2.0 GB"}.get(year):
+            remedy = f"name the VOCdevkit folder with --dataset_root, or get it with data/scripts/VOC{year}.sh ({size})"
+        return [(str(folder), name) for name in read_image_list(path, remedy)]
 
     @property
     def class_names(self):
@@ -219,19 +225,6 @@ class VOCDetection(torch.utils.data.Dataset):
 
     def annotation_path(self, index):
         return Path(self._annopath % self.ids[index])
-
-
-def read_split(root, year, split):
-    """Return the (folder, image name) pairs in a split of VOC<year>, or of the folder `root` if year is "".
-
-    Raises InputError if the split's file is missing, damaged or empty.
-    """
-    folder = Path(root) / f"VOC{year}" if year else Path(root)
-    path = folder / "ImageSets" / "Main" / f"{split}.txt"
-    remedy = "choose another one"
-    if size := {"2007": "0.9 GB", "2012": "2.0 GB"}.get(year):
-        remedy = f"name the VOCdevkit folder with --dataset_root, or get it with data/scripts/VOC{year}.sh ({size})"
-    return [(str(folder), name) for name in read_image_list(path, remedy)]
 
 
 def read_image_list(path, remedy):

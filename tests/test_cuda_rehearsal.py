@@ -49,7 +49,7 @@ def make_batch(device=CUDA):
 
 def make_trainer(cuda, name="sgd", precision=torch.float32, device=CUDA, batch_norm=False, **settings):
     net = make_net(cuda, device=device, batch_norm=batch_norm).train()
-    optimizer = build_optimizer(net, name, 1e-3, device)
+    optimizer = build_optimizer(net, name, 1e-3)
     return engine.Trainer(net, MultiBoxLoss(21), optimizer, Ranks(), precision=precision, **settings)
 
 

@@ -1,12 +1,13 @@
 """Check a data set before a run: read every image and annotation once, and count objects and problems."""
 
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
+from inference.pipeline import in_order
 from utils.errors import InputError, count
 from utils.images import read_image
 
@@ -27,31 +28,15 @@ class Found:
 
 
 def check_images(images, class_names, ranks, num_workers=4, name_all=False):
-    """Read a data set once, and print its objects per class and its problems.
+    """Read a data set once, and print its objects per class and its problems. Returns the indices of usable images.
 
-    All ranks must call this; each reads its share of the images.
-
-    Args:
-        images: the data set.
-        class_names: without background.
-        ranks: the Ranks of the job.
-        num_workers: number of threads that read.
-        name_all: print all files with a problem instead of the first ones.
-
-    Returns:
-        The indices of the usable images.
-
-    Raises:
-        InputError: more than MAX_UNUSABLE of the images are unusable, or there is no object to train on.
+    All ranks must call this; each reads its share of the images. name_all: print all files with a problem instead of
+    the first ones. Raises InputError if more than MAX_UNUSABLE of the images are unusable, or none has an object.
     """
     share = range(ranks.rank, len(images), ranks.world)
-    with ThreadPoolExecutor(max(1, num_workers)) as pool:
-        reading = pool.map(lambda index: _examine(images, index), share)
+    with closing(in_order(lambda index: _examine(images, index), share, max(1, num_workers))) as reading:
         bar = tqdm(reading, "checking the data set", len(share), unit="image", disable=None if ranks.is_main else True)
-        try:
-            found = ranks.gather(list(bar))
-        finally:
-            pool.shutdown(cancel_futures=True)  # Ctrl-C doesn't wait for the rest
+        found = ranks.gather(list(bar))
     first_of = {image_id: index for index, image_id in reversed(list(enumerate(images.ids)))}
     repeated = [index for index, image_id in enumerate(images.ids) if first_of[image_id] != index]
     failed = [index for index, item in enumerate(found) if item.error]
@@ -91,11 +76,9 @@ def check_images(images, class_names, ranks, num_workers=4, name_all=False):
 
 def check_readable(paths, num_workers=4):
     """Read the image files of a validation split. Raises InputError if one is not readable."""
-    with ThreadPoolExecutor(max(1, num_workers)) as pool:
-        try:
-            any(pool.map(lambda path: read_image(path) is None, paths))  # keeps no image
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with closing(in_order(read_image, paths, max(1, num_workers))) as reading:
+        for _ in reading:
+            pass
 
 
 def _examine(images, index):

@@ -57,16 +57,9 @@ class Ranks:
 
 @contextmanager
 def join(device_name):
-    """Join torchrun's job, if there is one, and choose this process's device; leave the job at the end.
+    """Join torchrun's job, if there is one; leave it at the end. Yields (Ranks, torch.device of this process).
 
-    Args:
-        device_name: as for `choose_device`; "auto" and "cuda" mean the device of the local rank.
-
-    Yields:
-        (Ranks, torch.device).
-
-    Raises:
-        InputError: there is no such device.
+    device_name is as for `choose_device`, which raises InputError; "auto" and "cuda" mean the device of the local rank.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:

@@ -37,7 +37,7 @@ class Trainer:
     """
 
     def __init__(
-        self, net, criterion, optimizer, ranks, *, precision, accumulate=1, clip_grad=0.0, ema=0.0, compiled=False
+        self, net, criterion, optimizer, ranks, precision, accumulate=1, clip_grad=0.0, ema=0.0, compiled=False
     ):
         self.net, self.criterion, self.optimizer, self.ranks = net, criterion, optimizer, ranks
         self.device, self.precision = net.priors.device, precision
@@ -114,10 +114,8 @@ class Trainer:
 class EMA:
     """Exponential moving average of a network's weights and buffers, without synchronizing with the host.
 
-    The decay increases with the iteration, so that the initial weights have little effect in a short run.
-
-    Attributes:
-        net: the averaged network, in evaluation mode.
+    The decay increases with the iteration, so that the initial weights have little effect in a short run. `net` is the
+    averaged network, in evaluation mode.
     """
 
     def __init__(self, net, decay):
@@ -135,20 +133,10 @@ class EMA:
 
 
 def validate(net, info, images, device, batch_size=16):
-    """Score a network on a validation split by the reference rule; COCO data by the plain rule.
+    """Score an SSD with its CheckpointInfo on an EvaluationSet by the reference rule; COCO data by the plain rule.
 
-    Args:
-        net: an SSD.
-        info: its CheckpointInfo.
-        images: an EvaluationSet.
-        device: torch device.
-        batch_size: images per pass.
-
-    Returns:
-        (VOCResult, threshold): the threshold is the score with the best mean F1 over the classes.
-
-    Raises:
-        InputError: an image can't be read.
+    Returns (VOCResult, threshold); the threshold is the score with the best mean F1 over the classes.
+    Raises InputError if an image can't be read.
     """
     detector = Detector.of_network(net, info, device, threshold=0.01, clip=False)
     detections, _ = detect_images(detector, images.paths, batch_size=batch_size, show_progress=False)

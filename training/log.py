@@ -33,7 +33,7 @@ class Log(AbstractContextManager):
         InputError: it can't be written (a full disk), or a loss is not finite.
     """
 
-    def __init__(self, folder, first, last, *, print_every, batch_size, image_path, is_main=True, state=None):
+    def __init__(self, folder, first, last, print_every, batch_size, image_path, is_main=True, state=None):
         self.folder, self.print_every, self.batch_size = Path(folder), print_every, batch_size
         self.image_path, self.is_main = image_path, is_main
         self.pending = []  # (iteration, values on the device, image indices)
@@ -132,43 +132,34 @@ class Log(AbstractContextManager):
 
 
 def read_rows(path):
-    """Return the complete rows of a log.csv as dictionaries of numbers (None for an empty cell)."""
-    return [
-        {name: float(cell) if cell else None for name, cell in zip(COLUMNS, cells, strict=True)}
-        for cells in _complete_rows(path)
-    ]
-
-
-def _complete_rows(path):
-    """Yield the cells of each complete row of a log.csv; a crash may have cut one off."""
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        for line in file:
-            cells = line.rstrip("\r\n").split(",")
-            if len(cells) == len(COLUMNS) and all(NUMBER.fullmatch(cell) for cell in cells) and cells[0].isdecimal():
-                yield cells
+    """Return the complete rows of a log.csv, dictionaries of text by column; a crash may have cut one off."""
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    rows = [cells for line in lines if len(cells := line.split(",")) == len(COLUMNS)]
+    rows = [cells for cells in rows if all(map(NUMBER.fullmatch, cells)) and cells[0].isdecimal()]
+    return [dict(zip(COLUMNS, cells, strict=True)) for cells in rows]
 
 
 def _keep_rows(path, first, drop_score):
     """Remove the rows after iteration `first`, and the score at `first` if the validation has to be repeated."""
-    rows = list(_complete_rows(path)) if first and path.exists() else []
-    rows = [cells for cells in rows if int(cells[0]) <= first]
+    rows = read_rows(path) if first and path.exists() else []
+    rows = [row for row in rows if int(row["iteration"]) <= first]
     if drop_score:  # the row of a score has no learning rate
-        rows = [cells for cells in rows if int(cells[0]) < first or cells[1]]
+        rows = [row for row in rows if int(row["iteration"]) < first or row["lr"]]
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([COLUMNS, *rows])
+        csv.writer(file).writerows([COLUMNS, *(row.values() for row in rows)])
 
 
 def draw_curves(folder):
     """Draw log.csv as curves.png: losses, learning rate, and mAP if there was a validation."""
     rows = read_rows(Path(folder) / "log.csv")
     panels = {"loss": {"loss_l": "localization", "loss_c": "confidence"}, "learning rate": {"lr": None}}
-    if any(row["mAP"] is not None for row in rows):
+    if any(row["mAP"] for row in rows):
         panels["mAP on the validation split"] = {"mAP": None}
     figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")  # pyplot needs a display
     axes = figure.subplots(1, len(panels))
     for axis, (title, curves) in zip(axes, panels.items(), strict=True):
         for name, label in curves.items():
-            points = [(row["iteration"], row[name]) for row in rows if row[name] is not None and row["iteration"]]
+            points = [(int(row["iteration"]), float(row[name])) for row in rows if row[name]]
             marker = "o" if name == "mAP" else None
             axis.plot(*zip(*points, strict=True) if points else ([], []), label=label, linewidth=1, marker=marker)
         axis.set(title=title, xlabel="iteration", ylim=(0, None))

@@ -1,38 +1,16 @@
 """The network at the start of a run."""
 
-import math
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from data.config import SSDConfig
 from data.voc0712 import known_name
 from utils.errors import InputError
 from weights.catalogue import resolve
-from weights.checkpoint import is_plain, is_run_state, read_checkpoint, read_file
+from weights.checkpoint import CheckpointInfo, is_plain, is_run_state, read_checkpoint, read_file
 
 BASE = "vgg16_reducedfc.pth"
 FALLBACK_BASE = "vgg16_features-amdegroot-88682ab5.pth"
-
-
-@dataclass(frozen=True)
-class Start:
-    """Weights that a run starts from, and the description of their network."""
-
-    path: Path  # the file
-    state_dict: dict  # tensors by name
-    config: SSDConfig  # that the weights were trained with
-    width: float  # factor on the paper's channel counts
-    batch_norm: bool  # whether the weights include BatchNorm
-    class_names: tuple[str, ...] | None  # of the class heads, without the background; None if unknown
-
-    def check(self, size, width):
-        """Raise InputError unless size and width are those of the file."""
-        # The width of a plain state dict is computed from a rounded number of channels, at most 1,024.
-        if size != self.config.min_dim or not math.isclose(width, self.width, rel_tol=0, abs_tol=1e-3):
-            raise InputError(
-                f"{self.path}: an SSD{self.config.min_dim} of width {self.width:g} (found --size {size}, --width "
-                f"{width:g}); leave out --size and --width"
-            )
 
 
 def read_start(name, contents=None):
@@ -41,6 +19,9 @@ def read_start(name, contents=None):
     Args:
         name: a path, or a name in the catalogue.
         contents: what the file contains, if it has been read already.
+
+    Returns:
+        (state dict, CheckpointInfo); its class_names are None if the file does not contain them.
 
     Raises:
         InputError: the file is missing, damaged, or not an SSD.
@@ -51,8 +32,7 @@ def read_start(name, contents=None):
         state, info = read_checkpoint(path)
         if info.channel_order == "BGR":  # training is in RGB, so the input channels are swapped
             state["vgg.0.weight"] = state["vgg.0.weight"].flip(1)
-        class_names = info.class_names if "format" in contents else None
-        return Start(path, state, info.config, info.width, info.batch_norm, class_names)
+        return state, info if "format" in contents else replace(info, class_names=None)
     average = contents.get("average")
     weights = average if isinstance(average, dict) else contents.get("model")
     if not isinstance(weights, dict):
@@ -61,29 +41,39 @@ def read_start(name, contents=None):
     batch_norm = any(".bn." in key for key in state)
     try:
         config, run = SSDConfig(**contents["config"]), contents["run"]
-        return Start(path, state, config, float(run["width"]), batch_norm, tuple(run["classes"]))
+        return state, CheckpointInfo(config, tuple(run["classes"]), float(run["width"]), batch_norm, path=path)
     except (TypeError, ValueError, LookupError) as error:
         raise InputError(f"{path}: damaged, or of an early version ({error}); use another state") from error
 
 
-def load_fitting(net, start, class_names, say):
-    """Load the tensors of `start` that fit, and print which ones are initialized from scratch.
+def check_size(start, size, width):
+    """Raise InputError unless size and width are those of a CheckpointInfo."""
+    # The width of a plain state dict is computed from a rounded number of channels, at most 1,024.
+    if size != start.config.min_dim or abs(width - start.width) > 1e-3:
+        raise InputError(
+            f"{start.path}: an SSD{start.config.min_dim} of width {start.width:g} (found --size {size}, --width "
+            f"{width:g}); leave out --size and --width"
+        )
 
-    If the file contains its class names, the class heads are loaded per class, by name.
+
+def load_fitting(net, weights, start, class_names, say):
+    """Load the tensors of a state dict that fit, and print which ones are initialized from scratch.
+
+    If the CheckpointInfo `start` has class names, the class heads are loaded per class, by name.
 
     Raises:
         InputError: the base network doesn't fit.
     """
     own = net.state_dict()
-    fitting = {key: value for key, value in start.state_dict.items() if key in own and own[key].shape == value.shape}
+    fitting = {key: value for key, value in weights.items() if key in own and own[key].shape == value.shape}
     if start.class_names not in (None, class_names):
         theirs_of = {name: known_name(name, start.class_names) for name in class_names}
         known = [name for name in class_names if theirs_of[name] in start.class_names]
         theirs = [0, *(1 + start.class_names.index(theirs_of[name]) for name in known)]  # and the background
         ours = [0, *(1 + class_names.index(name) for name in known)]
-        for key in [key for key in own.keys() & start.state_dict.keys() if key.startswith("conf.")]:
+        for key in [key for key in own.keys() & weights.keys() if key.startswith("conf.")]:
             boxes = len(own[key]) // (1 + len(class_names))
-            value = start.state_dict[key]
+            value = weights[key]
             if value.shape == (boxes * (1 + len(start.class_names)), *own[key].shape[1:]):
                 fitting[key] = own[key].clone()
                 value = value.unflatten(0, (boxes, -1))  # [boxes, classes, ...]

@@ -5,16 +5,15 @@ import math
 import torch
 
 
-def build_optimizer(net, name, lr, device, *, momentum=0.9, weight_decay=5e-4, caffe_bias=False):
+def build_optimizer(net, name, lr, momentum=0.9, weight_decay=5e-4, caffe_bias=False):
     """Build SGD as in the paper (section 3) or AdamW, with three parameter groups.
 
     AdamW doesn't decay biases and normalization. Each group has an `lr_factor`, which multiplies the learning rate.
 
     Args:
-        net: an SSD; frozen parameters are left out.
+        net: an SSD; frozen parameters are left out. On CUDA, fused kernels are used.
         name: "sgd" or "adamw".
         lr: initial learning rate.
-        device: torch device; fused kernels are used on CUDA.
         momentum: of SGD.
         weight_decay: of the weights.
         caffe_bias: biases get twice the learning rate and no decay, as in the paper's Caffe code.
@@ -30,7 +29,7 @@ def build_optimizer(net, name, lr, device, *, momentum=0.9, weight_decay=5e-4, c
         {"params": scales, "weight_decay": 0.0 if adamw else weight_decay, "lr_factor": 1.0},
         {"params": biases, "weight_decay": bias_decay, "lr_factor": 2.0 if caffe_bias else 1.0},
     ]
-    fused = device.type == "cuda"
+    fused = net.priors.is_cuda
     if adamw:
         return torch.optim.AdamW(groups, lr, fused=fused)
     return torch.optim.SGD(groups, lr, momentum=momentum, fused=fused)
@@ -74,7 +73,7 @@ def load_moments(optimizer, stored):
         optimizer.state[parameter] = own
 
 
-def learning_rate(iteration, *, base_lr, max_iter, schedule="step", steps=(), gamma=0.1, warmup=500):
+def learning_rate(iteration, base_lr, max_iter, schedule="step", steps=(), gamma=0.1, warmup=500):
     """Return the learning rate of an iteration.
 
     Args:

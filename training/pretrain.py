@@ -98,24 +98,12 @@ class CropClassifier(nn.Module):
         return self.classifier(F.dropout(x.mean(dim=(2, 3)), 0.2, self.training))
 
 
-def pretrain_base(net, images, ranks, state_file, *, passes, crop_size, lr, seed, num_workers):
-    """Train the base of `net`, in place, to classify object crops (AdamW, cosine schedule).
+def pretrain_base(net, crops, ranks, state_file, passes, lr, num_workers):
+    """Train the base of an SSD, in place, for some passes to classify ObjectCrops (AdamW, cosine schedule).
 
-    All ranks do the same computation; rank 0 writes the state.
-
-    Args:
-        net: an SSD on its device.
-        images: the training images.
-        ranks: the Ranks of the job.
-        state_file: written after each pass; if it exists, training continues from it.
-        passes: over the crops.
-        crop_size: side of a crop in pixels.
-        lr, seed, num_workers: of the run.
-
-    Raises:
-        InputError: no object is large enough, or the state belongs to another network.
+    All ranks do the same computation. Rank 0 writes `state_file` after each pass; if it exists, training continues
+    from it. Raises InputError if no object is large enough, or the state belongs to another network.
     """
-    crops = ObjectCrops(images, crop_size, seed)
     if not len(crops):
         raise InputError(f"--crop_passes: all training objects are under {MIN_SIDE} pixels wide or high; leave it out")
     device = net.priors.device
@@ -127,7 +115,7 @@ def pretrain_base(net, images, ranks, state_file, *, passes, crop_size, lr, seed
         first = _load_state(state_file, model, optimizer)
         ranks.say(f"crops: resuming from {state_file}, after pass {first}")
     for number in range(first, passes):
-        torch.manual_seed(seed + number)  # for dropout: a resumed run repeats a pass exactly
+        torch.manual_seed(crops.seed + number)  # for dropout: a resumed run repeats a pass exactly
         positions = range(number * steps * BATCH_SIZE, (number + 1) * steps * BATCH_SIZE)
         loader = torch.utils.data.DataLoader(
             crops, BATCH_SIZE, sampler=positions, num_workers=num_workers, worker_init_fn=set_up_worker

@@ -169,12 +169,7 @@ def usable_rows(target, clip=True):
 
 
 class MatchedBatch:
-    """Collate samples and match their objects to the priors, in the loader's workers instead of on the device.
-
-    Args:
-        criterion: the MultiBoxLoss.
-        priors: float [P, 4] on the CPU.
-    """
+    """Collate samples and match their objects to the priors, [P, 4] on the CPU, in the loader's workers."""
 
     def __init__(self, criterion, priors):
         self.criterion, self.priors = criterion, priors
@@ -195,12 +190,7 @@ def run_batches(first, last, batch_size, ranks):
 
 
 def check_shared_memory(num_workers, batch_size, net):
-    """Raise InputError if /dev/shm can't hold the batches of the loader's workers, which would wait for it forever.
-
-    Args:
-        num_workers, batch_size: of this process.
-        net: the SSD.
-    """
+    """Raise InputError if /dev/shm can't hold the batches of this process's workers, which would wait forever."""
     images = PREFETCH * num_workers * batch_size * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's processes
     needed = math.ceil(images * (3 * net.size**2 + 24 * len(net.priors)) / 2**20)
     if Path("/dev/shm").is_dir() and needed > (free := shutil.disk_usage("/dev/shm").free >> 20):

@@ -43,7 +43,7 @@ def open_folder(folder, ranks, lock=True):
         held.release()
 
 
-def identify_run(*, dataset, images, class_names, net, optimizer, seed, batch_size):
+def identify_run(dataset, images, class_names, net, optimizer, seed, batch_size):
     """Return the settings that must be the same when a run is resumed, as plain values.
 
     Length, learning rate, workers, device, precision and logging may change.
@@ -66,16 +66,9 @@ def identify_run(*, dataset, images, class_names, net, optimizer, seed, batch_si
 
 
 def check_folder(folder, resume, resumed, run):
-    """Compare the run in a folder, if there is one, with the current run.
+    """Raise InputError if a folder contains a run that isn't resumed, or states of another run than `run`.
 
-    Args:
-        folder: of the run.
-        resume: the value of --resume, or None.
-        resumed: whether a state was loaded.
-        run: from identify_run.
-
-    Raises:
-        InputError: the folder contains a run that isn't resumed, or states of another run.
+    resume: the value of --resume, or None. resumed: whether a state was loaded.
     """
     states, crops = list_states(folder), list(folder.glob("crops.pth"))
     results = [*folder.glob("best.pth"), *folder.glob("ssd*_final.pth"), *states]
@@ -130,10 +123,7 @@ def save_state(folder, iteration, contents, keep):
 def find_state(resume, folder, say):
     """Return (path, contents) of the state that --resume means, or (None, None).
 
-    Args:
-        resume: a file, "auto" for the newest complete state in the folder, or None.
-        folder: of the run.
-        say: prints a line.
+    resume: a file, "auto" for the newest complete state in the folder, or None. say: prints a line.
     """
     if resume is None:
         return None, None
@@ -149,13 +139,9 @@ def find_state(resume, folder, say):
 
 
 def restore(path, state, trainer, run):
-    """Load a state into a Trainer.
+    """Load a state into a Trainer. Returns (iteration, state of the log, best mAP so far).
 
-    Returns:
-        (iteration, state of the log, best mAP so far).
-
-    Raises:
-        InputError: the state is damaged, or belongs to another run.
+    Raises InputError if the state is damaged, or belongs to another run.
     """
     check_identity(state.get("run"), run, path)
     try:

@@ -159,14 +159,9 @@ def draw_crop(rng, canvas, boxes, min_crop=0.3):
 
 
 def draw_frame(rng, window, width, height, aspect):
-    """Extend a window to a frame's aspect ratio, at a random place, and beyond the image only if necessary.
+    """Return a frame's Window, which contains `window`, at a random place, beyond the image only if necessary.
 
-    Args:
-        width, height: of the image in pixels.
-        aspect: width / height of the frame.
-
-    Returns:
-        The frame's Window, which contains `window`.
+    width, height: of the image in pixels. aspect: width / height of the frame.
     """
 
     def place(start, extent, extended, image_extent):

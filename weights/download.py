@@ -13,13 +13,6 @@ from utils.flags import Parser
 from weights.catalogue import CATALOGUE, FOLDER
 
 
-def describe(entry):
-    """Return two lines about a CatalogueEntry."""
-    size = f"{entry.size / 1e6:,.0f} MB" if entry.size else "size unknown"
-    score = f", {entry.mAP:.4f} mAP on VOC2007 test" if entry.mAP else ""
-    return f"{entry.name}: {size}, {entry.channel_order} input{score}\n    {entry.description}"
-
-
 def get_args_parser():
     parser = Parser(__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="files to download (default: list them)")
@@ -33,8 +26,10 @@ def main(args):
             raise InputError(f"{name}: unknown name; choose from {', '.join(CATALOGUE)}")
     for name in args.names:
         print(f"{name}: in {fetch(CATALOGUE[name], args.folder).parent}")
-    if not args.names:
-        print("\n".join(describe(entry) for entry in CATALOGUE.values()))
+    for entry in () if args.names else CATALOGUE.values():
+        size = f"{entry.size / 1e6:,.0f} MB" if entry.size else "size unknown"
+        score = f", {entry.mAP:.4f} mAP on VOC2007 test" if entry.mAP else ""
+        print(f"{entry.name}: {size}, {entry.channel_order} input{score}\n    {entry.description}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Run it again to resume. The splits of COCO2017 have the images of 2014's trainva
 
 import sys
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees only its own folder
@@ -24,10 +23,18 @@ _COCO = "http://images.cocodataset.org"
 
 @dataclass(frozen=True)
 class Archive(Remote):
-    """An archive, the folder to unpack it to, and a function that looks for missing files."""
+    """An archive, the folder to unpack it to, and a glob pattern with the number of its files that match it."""
 
     unpack_to: str = "."
-    problem: partial | None = None  # returns a phrase, or None if no file is missing
+    pattern: str = "*"
+    count: int = 1
+
+    def problem(self, folder):
+        """Return a phrase if fewer than `count` files that are not empty match the pattern, else None."""
+        found = sum(path.stat().st_size > 0 for path in folder.glob(self.pattern))
+        return (
+            f"{folder / self.pattern} matches {found:,} files, expected {self.count:,}" if found < self.count else None
+        )
 
 
 def download(data_set, folder, keep_archives=False):
@@ -54,49 +61,31 @@ def download(data_set, folder, keep_archives=False):
     print(f"{data_set}: complete in {folder}")
 
 
-def voc_problem(year, split, count, folder):
-    """Return a phrase unless an image set lists `count` images and all their files exist, else None."""
-    root = folder / "VOCdevkit" / f"VOC{year}"
-    image_set = root / "ImageSets" / "Main" / f"{split}.txt"
-    ids = image_set.read_text().split() if image_set.is_file() else []
-    if len(ids) != count:
-        return f"{image_set} lists {len(ids):,} images, expected {count:,}"
-    files = [root / name for id_ in ids for name in (f"JPEGImages/{id_}.jpg", f"Annotations/{id_}.xml")]
-    missing = [path for path in files if not (path.is_file() and path.stat().st_size)]
-    return f"{len(missing):,} files are missing or empty, such as {missing[0]}" if missing else None
-
-
-def coco_problem(pattern, count, folder):
-    """Return a phrase if fewer than `count` files that are not empty match a glob pattern, else None."""
-    found = sum(path.stat().st_size > 0 for path in folder.glob(pattern))
-    return f"{folder / pattern} matches {found:,} files, expected {count:,}" if found < count else None
-
-
-def _voc(year, name, size, md5, split, count):
-    problem = partial(voc_problem, year, split, count)
-    return Archive(name, f"{_VOC}/voc{year}/{name}", size, f"md5 {md5}", problem=problem)
+def _voc(year, name, size, md5, split):
+    pattern = f"VOCdevkit/VOC{year}/ImageSets/Main/{split}.txt"
+    return Archive(name, f"{_VOC}/voc{year}/{name}", size, f"md5 {md5}", ".", pattern)
 
 
 def _coco_annotations(year, size, md5):
     name = f"annotations_trainval{year}.zip"
-    problem = partial(coco_problem, f"coco/annotations/instances_*{year}.json", 2)
-    return Archive(name, f"{_COCO}/annotations/{name}", size, f"md5 {md5}", "coco", problem)
+    pattern = f"coco/annotations/instances_*{year}.json"
+    return Archive(name, f"{_COCO}/annotations/{name}", size, f"md5 {md5}", "coco", pattern, 2)
 
 
 def _coco_images(split, size, md5, count):
-    problem = partial(coco_problem, f"coco/images/{split}/*.jpg", count)
-    return Archive(f"{split}.zip", f"{_COCO}/zips/{split}.zip", size, f"md5 {md5}", "coco/images", problem)
+    name, pattern = f"{split}.zip", f"coco/images/{split}/*.jpg"
+    return Archive(name, f"{_COCO}/zips/{name}", size, f"md5 {md5}", "coco/images", pattern, count)
 
 
 # VOC's checksums are those in torchvision. COCO publishes none; these are from libraries such as PaddleDetection.
 # They make the download over http safe.
 ARCHIVES = {
     "VOC2007": [
-        _voc("2007", "VOCtrainval_06-Nov-2007.tar", 460032000, "c52e279531787c972589f7e41ab4ae64", "trainval", 5011),
-        _voc("2007", "VOCtest_06-Nov-2007.tar", 451020800, "b6e924de25625d8de591ea690078ad9f", "test", 4952),
+        _voc("2007", "VOCtrainval_06-Nov-2007.tar", 460032000, "c52e279531787c972589f7e41ab4ae64", "trainval"),
+        _voc("2007", "VOCtest_06-Nov-2007.tar", 451020800, "b6e924de25625d8de591ea690078ad9f", "test"),
     ],
     "VOC2012": [
-        _voc("2012", "VOCtrainval_11-May-2012.tar", 1999639040, "6cd6e144f989b92b3379bac3b3de84fd", "trainval", 11540),
+        _voc("2012", "VOCtrainval_11-May-2012.tar", 1999639040, "6cd6e144f989b92b3379bac3b3de84fd", "trainval"),
     ],
     "COCO2014": [
         _coco_annotations("2014", 252872794, "0a379cfc70b0e71301e0f377548639bd"),

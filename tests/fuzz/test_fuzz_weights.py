@@ -81,7 +81,7 @@ RUN = {"dataset": "VOC", "splits": "[]", "classes": ["left shoe", "größe"], "s
 
 def test_states_of_training_runs(tmp_path, attack):
     net = build_ssd("train", num_classes=3, width=1 / 16)
-    optimizer = build_optimizer(net, "adamw", 1e-3, torch.device("cpu"))
+    optimizer = build_optimizer(net, "adamw", 1e-3)
     for parameter in net.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()

@@ -28,7 +28,7 @@ def make_batch(net, empty=0):
 
 
 def make_trainer(net, ranks=None, weight_decay=5e-4, **settings):
-    optimizer = build_optimizer(net, "sgd", 1e-3, net.priors.device, weight_decay=weight_decay)
+    optimizer = build_optimizer(net, "sgd", 1e-3, weight_decay=weight_decay)
     return Trainer(net, MultiBoxLoss(21), optimizer, ranks or Ranks(), **{"precision": torch.float32, **settings})
 
 

@@ -9,7 +9,7 @@ import torch
 from data.config import coco, voc
 from ssd import build_ssd
 from training import network
-from training.network import freeze_base, load_base, load_fitting, read_start
+from training.network import check_size, freeze_base, load_base, load_fitting, read_start
 from utils.errors import InputError
 from weights.checkpoint import CheckpointInfo, save_checkpoint
 
@@ -97,19 +97,19 @@ class TestFinetune:
     @pytest.mark.parametrize("kind", ["checkpoint", "plain", "state", "averaged state"])
     def test_every_kind_of_file_loads(self, kind, tmp_path, capsys):
         trained, net = make_net(seed=3), make_net()
-        start = read_start(source(kind, tmp_path, trained))
-        load_fitting(net, start, CLASSES, print)
+        weights, start = read_start(source(kind, tmp_path, trained))
+        load_fitting(net, weights, start, CLASSES, print)
         assert all(torch.equal(value, trained.state_dict()[key]) for key, value in net.state_dict().items())
         said = f"loaded {len(net.state_dict())} tensors of {start.path}; initialized from scratch: none\n"
         assert capsys.readouterr().out == said
         assert not start.batch_norm
-        start.check(300, WIDTH)
+        check_size(start, 300, WIDTH)
         with pytest.raises(InputError, match="leave out --size and --width"):
-            start.check(300, WIDTH + 0.01)
+            check_size(start, 300, WIDTH + 0.01)
 
     def test_heads_of_unknown_classes_are_loaded_if_they_fit(self, tmp_path, capsys):
         trained, net = make_net(seed=3), make_net(classes=7)
-        load_fitting(net, read_start(source("plain", tmp_path, trained)), tuple("uvwxyz"), print)
+        load_fitting(net, *read_start(source("plain", tmp_path, trained)), tuple("uvwxyz"), print)
         fresh = sorted(key for key in net.state_dict() if key.startswith("conf."))
         for key, value in net.state_dict().items():
             assert (key in fresh) or torch.equal(value, trained.state_dict()[key]), key
@@ -119,9 +119,9 @@ class TestFinetune:
     def test_class_heads_are_loaded_by_name(self, kind, batch_norm, tmp_path, capsys):
         """Of as many classes as before, but others: a background and c are known, x and y are not."""
         net, fresh = (make_net(seed=4, batch_norm=batch_norm) for _ in range(2))
-        start = read_start(source(kind, tmp_path, make_net(seed=3, batch_norm=batch_norm)))
-        trained, fresh = start.state_dict, fresh.state_dict()
-        load_fitting(net, start, ("C", "x", "y"), print)
+        trained, start = read_start(source(kind, tmp_path, make_net(seed=3, batch_norm=batch_norm)))
+        fresh = fresh.state_dict()
+        load_fitting(net, trained, start, ("C", "x", "y"), print)
         assert capsys.readouterr().out.startswith(f"classes known to {start.path}: C\n")
         for key, value in net.state_dict().items():
             if not key.startswith("conf."):
@@ -133,17 +133,19 @@ class TestFinetune:
 
     def test_class_heads_of_another_width_stay(self, tmp_path):
         net, fresh = make_net(seed=4), make_net(seed=4).state_dict()
-        start = read_start(source("checkpoint", tmp_path, make_net(seed=3)))
-        start.state_dict["conf.0.weight"] = start.state_dict["conf.0.weight"][:, 1:]
-        load_fitting(net, start, ("c", "x", "y"), print)
+        weights, start = read_start(source("checkpoint", tmp_path, make_net(seed=3)))
+        weights["conf.0.weight"] = weights["conf.0.weight"][:, 1:]
+        load_fitting(net, weights, start, ("c", "x", "y"), print)
         assert torch.equal(net.conf[0].weight, fresh["conf.0.weight"])
 
     def test_a_checkpoint_brings_its_priors_and_batch_norm_and_is_trained_in_rgb(self, tmp_path):
         """The first convolution of a network for BGR takes the channels in the other order, and computes the same."""
         bgr, rgb = (make_net(seed=seed, batch_norm=True, config=coco) for seed in (3, 4))
-        start = read_start(source("checkpoint", tmp_path, bgr, config=coco, batch_norm=True, channel_order="BGR"))
+        weights, start = read_start(
+            source("checkpoint", tmp_path, bgr, config=coco, batch_norm=True, channel_order="BGR")
+        )
         assert (start.config, start.batch_norm) == (coco, True)
-        load_fitting(rgb, start, CLASSES, print)
+        load_fitting(rgb, weights, start, CLASSES, print)
         x = torch.randn(1, 3, 300, 300) * 50
         with torch.no_grad():
             torch.testing.assert_close(rgb.eval().raw(x), bgr.eval().raw(x.flip(1)), rtol=1e-3, atol=1e-3)

@@ -34,7 +34,7 @@ def test_the_rate_warms_up_and_falls(iteration, changes, rate):
 def test_each_parameter_is_in_one_group_with_its_decay_and_rate(name, caffe_bias):
     net = build_ssd("train", width=0.05, batch_norm=True)
     freeze_base(net, 10)
-    optimizer = build_optimizer(net, name, 0.3, torch.device("cpu"), weight_decay=0.1, caffe_bias=caffe_bias)
+    optimizer = build_optimizer(net, name, 0.3, weight_decay=0.1, caffe_bias=caffe_bias)
     group_of = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(group_of)
     for key, parameter in net.named_parameters():

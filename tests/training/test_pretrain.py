@@ -50,7 +50,7 @@ def small_net(classes=3, width=0.05):
 
 def train(net, images, path, passes=2, ranks=None, workers=0):
     ranks = ranks or Ranks()
-    pretrain_base(net, images, ranks, path, passes=passes, crop_size=SIZE, lr=3e-3, seed=0, num_workers=workers)
+    pretrain_base(net, ObjectCrops(images, SIZE, 0), ranks, path, passes, lr=3e-3, num_workers=workers)
 
 
 class TestObjectCrops:

@@ -22,7 +22,7 @@ RUN = {"classes": ["a", "b"], "width": 0.05}
 def make_trainer(name="adamw", momentum=0.9):
     torch.manual_seed(0)
     net = build_ssd("train", num_classes=3, width=0.05, batch_norm=True)
-    optimizer = build_optimizer(net, name, 1e-3, torch.device("cpu"), momentum=momentum)
+    optimizer = build_optimizer(net, name, 1e-3, momentum=momentum)
     for parameter in net.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()

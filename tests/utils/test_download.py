@@ -175,10 +175,8 @@ def test_a_damaged_or_unsafe_archive_is_named_and_writes_nothing_outside(tmp_pat
     assert not Path("/tmp/outside").exists()
 
 
-VOC = "VOCdevkit/VOC2007"
-VOC_ARCHIVE = script._voc("2007", "a.tar", 0, "", "trainval", 2)
-VOC_FILES = {f"{VOC}/ImageSets/Main/trainval.txt": b"000001\n000002\n"}
-VOC_FILES |= {f"{VOC}/{path}": b"x" for i in "12" for path in (f"JPEGImages/00000{i}.jpg", f"Annotations/00000{i}.xml")}
+VOC_ARCHIVE = script._voc("2007", "a.tar", 0, "", "trainval")
+VOC_FILE = "VOCdevkit/VOC2007/ImageSets/Main/trainval.txt"
 
 
 @contextmanager
@@ -196,24 +194,17 @@ def run(name, folder, *flags):
 
 
 def test_voc_is_downloaded_unpacked_and_then_left_alone(tmp_path, monkeypatch, capsys):
-    with published(monkeypatch, "VOC2007", VOC_ARCHIVE, make_tar(VOC_FILES)) as server:
+    with published(monkeypatch, "VOC2007", VOC_ARCHIVE, make_tar({VOC_FILE: b"x"})) as server:
         run("VOC2007", tmp_path)
         assert capsys.readouterr().out.endswith(f"VOC2007: complete in {tmp_path}\n")
         assert list(tmp_path.iterdir()) == [tmp_path / "VOCdevkit"]  # neither archive nor lock
         run("VOC2007", tmp_path / "VOCdevkit")  # the folder that train.py names
         assert len(server.requests) == 1
-        lost = tmp_path / VOC / "Annotations" / "000002.xml"
+        lost = tmp_path / VOC_FILE
         for _ in range(2):
             lost.write_bytes(b"")
             run("VOC2007", tmp_path, "--keep_archives")
             assert (len(server.requests), lost.read_bytes()) == (2, b"x")  # the second time, the archive is there
-
-
-@pytest.mark.parametrize("lost", list(VOC_FILES))
-def test_an_incomplete_archive_is_not_called_complete(tmp_path, monkeypatch, lost):
-    rest = make_tar({path: content for path, content in VOC_FILES.items() if path != lost})
-    with published(monkeypatch, "VOC2007", VOC_ARCHIVE, rest):
-        assert Path(lost).name in failure(run, "VOC2007", tmp_path)
 
 
 def test_coco_is_downloaded_and_unpacked(tmp_path, monkeypatch):
