@@ -13,33 +13,18 @@ dependencies = [
 ]  # fmt: skip
 
 
-def ssd300(weights=None, phase="test", num_classes=21):
+def ssd300(weights=None, phase="test", num_classes=21, size=300):
     """SSD300 (arXiv 1512.02325) in evaluation mode: an nn.Module, see ssd.SSD for its input and output.
 
     Args:
         weights: checkpoint, or name of a published one to download; None initializes from scratch.
         phase: "test" gives detections, "train" gives loc, conf and priors.
         num_classes: including the background; ignored if `weights` are given.
+        size: side of the input, 300 or 512.
 
     Raises:
         InputError: the weights are missing, or belong to another network.
     """
-    return _network(300, weights, phase, num_classes)
-
-
-def ssd512(weights=None, phase="test", num_classes=21):
-    """SSD512; otherwise as `ssd300`."""
-    return _network(512, weights, phase, num_classes)
-
-
-def detector(weights=None, **settings):
-    """A Detector, which takes images and gives boxes in pixels; see inference.Detector for its settings."""
-    from inference import Detector
-
-    return Detector(weights, **settings)
-
-
-def _network(size, weights, phase, num_classes):
     from ssd import build_ssd
     from utils.errors import InputError
     from weights.catalogue import resolve
@@ -47,8 +32,19 @@ def _network(size, weights, phase, num_classes):
 
     if weights is None:
         return build_ssd(phase, size, num_classes).eval()
-    path = resolve(weights)
-    net, info = load_network(path, phase)
+    net, info = load_network(resolve(weights), phase)
     if info.config.min_dim != size:
-        raise InputError(f"{path}: a network of {info.config.name}; load it as ssd{info.config.min_dim}")
-    return net.eval()
+        raise InputError(f"{info.path}: a network of {info.config.name}; load it as ssd{info.config.min_dim}")
+    return net
+
+
+def ssd512(weights=None, phase="test", num_classes=21):
+    """SSD512; otherwise as `ssd300`."""
+    return ssd300(weights, phase, num_classes, size=512)
+
+
+def detector(weights=None, **settings):
+    """A Detector, which takes images and gives boxes in pixels; see inference.Detector for its settings."""
+    from inference import Detector
+
+    return Detector(weights, **settings)

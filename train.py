@@ -42,12 +42,8 @@ def get_args_parser():
     help_text = "to train on (default: 2007_trainval 2012_trainval; train2017; train val1; a folder's train)"
     add("--train_split", nargs="+", metavar="SPLIT", help=help_text)
     add("--val_split", metavar="SPLIT", help="to validate on, such as 2007_test or val")
-    add(
-        "--classes",
-        nargs="+",
-        metavar="NAME",
-        help="class names (default: the data set's; for a folder, all annotated)",
-    )
+    help_text = "class names (default: the data set's; for a folder, all annotated)"
+    add("--classes", nargs="+", metavar="NAME", help=help_text)
     add("--balance", action=FLAG, default=False, help="draw images with rare classes more often")
     add("--keep_difficult", action=FLAG, default=False, help="also train on difficult objects")
     add("--augment", action=FLAG, default=True, help="augment the images; off: only resize them")
@@ -74,9 +70,8 @@ def get_args_parser():
     add("--batch_size", type=at_least_1, default=32, help="images per iteration, over all processes")
     add("--max_iter", type=at_least_1, help="iterations (default: the configuration's, for VOC 120,000)")
     add("--optimizer", choices=("sgd", "adamw"), default="sgd", help="sgd: as in the paper")
-    add(
-        "--lr", "--learning-rate", type=number(float, maximum=1000, above=0), default=1e-3, help="maximum learning rate"
-    )
+    rate = number(float, maximum=1000, above=0)
+    add("--lr", "--learning-rate", type=rate, default=1e-3, help="maximum learning rate")
     add("--momentum", type=number(float, 0, below=1), default=0.9, help="momentum of SGD")
     add("--weight_decay", type=number(float, 0, 1000), default=5e-4, help="weight decay")
     add("--gamma", type=number(float, maximum=1, above=0), default=0.1, help="factor of the learning rate at each step")
@@ -93,12 +88,8 @@ def get_args_parser():
     add = parser.add_argument_group("run").add_argument
     add("--cuda", type=boolean, default=True, help="use CUDA if it is available")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    add(
-        "--precision",
-        default="auto",
-        choices=("auto", "float32", "bfloat16", "float16"),
-        help="precision of the network",
-    )
+    precisions = ("auto", "float32", "bfloat16", "float16")
+    add("--precision", default="auto", choices=precisions, help="precision of the network")
     add("--compile", action=FLAG, default=False, help="compile the network (torch.compile)")
     add("--resume", metavar="FILE", help="state to resume from; auto: the newest in --save_folder")
     add("--start_iter", type=at_least_0, help="iteration to resume at (default: the state's)")
@@ -245,7 +236,8 @@ def main(args):
         info = CheckpointInfo(config, class_names, width, trained_with=" ".join(["train.py", *sys.argv[1:]]))
         final = folder / f"ssd{size}_w{round(width * 100):03d}_final.pth"
         # A final file that is older than the state is from a shorter run, which this one continues.
-        if first > max_iter or (first == max_iter and state.is_newer(final, path)):
+        complete = path and final.is_file() and final.stat().st_mtime_ns >= path.stat().st_mtime_ns
+        if first > max_iter or (first == max_iter and complete):
             say(f"nothing to do: the run is at iteration {first}, and --max_iter is {max_iter}")
             return
 

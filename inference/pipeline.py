@@ -6,18 +6,21 @@ wait for each other after every layer, and use the cores that other processes (f
 
 import errno
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 from itertools import islice, takewhile
 
 import torch
 from tqdm import tqdm
 
+from inference.detector import Detector
 from inference.drawing import draw_detections
-from inference.output import Summary
+from inference.output import Crops, Display, Summary
 from utils.errors import InputError
 from utils.images import read_image, write_image
-from utils.system import report_out_of_memory, thread_counts
+from utils.system import StopSignals, report_out_of_memory, thread_counts
 
 MAX_WORKERS = 8  # each holds feature maps
 SLACK = 2  # items submitted beyond one per worker
@@ -67,50 +70,28 @@ def batches(items, size):
         yield batch
 
 
+@dataclass
 class Pipeline:
-    """Run a Detector over images and videos; write them with their detections.
+    """Run a Detector over images and videos; write them with their detections."""
 
-    Args:
-        detector: Detector.
-        labels: keep only detections of these classes; None keeps all.
-        batch_size: images per pass of the network; None is 16 on CUDA, and 1 elsewhere and for live sources.
-        draw: called with each image and its Detections, to draw them in place; None draws nothing.
-        on_result: called in order with the Detections and file=name, frame=index, time=seconds; for images only
-            with file=path.
-        crops: output.Crops, or None.
-        display: output.Display, or None.
-        stop: ends the work early once it is true (a utils.system.StopSignals); closing the display does the same.
-        show_progress: show a progress bar if stderr is a terminal.
-    """
-
-    def __init__(
-        self,
-        detector,
-        *,
-        labels=None,
-        batch_size=None,
-        draw=draw_detections,
-        on_result=None,
-        crops=None,
-        display=None,
-        stop=False,
-        show_progress=True,
-    ):
-        self.detector = detector
-        self.labels = labels
-        self.batch_size = batch_size or (16 if detector.device.type == "cuda" else 1)
-        self.live_batch_size = batch_size or 1
-        self.draw = draw
-        self.on_result = on_result
-        self.crops = crops
-        self.display = display
-        self.stop = stop
-        self.no_bar = None if show_progress else True  # None: hidden unless stderr is a terminal
+    detector: Detector
+    labels: list | None = None  # keep only detections of these classes; None keeps all
+    batch_size: int | None = None  # images per pass; None is 16 on CUDA, and 1 elsewhere and for live sources
+    draw: Callable | None = draw_detections  # called with each image and its Detections, to draw them in place
+    on_result: Callable | None = None  # called in order, with the arguments of output.Results.add
+    crops: Crops | None = None
+    display: Display | None = None
+    stop: StopSignals | bool = False  # ends the work early once it is true; closing the display does the same
+    show_progress: bool = True  # a progress bar, if stderr is a terminal
 
     @property
     def stopped(self):
         """True if the work should end."""
         return bool(self.stop or (self.display and self.display.closed))
+
+    @property
+    def _batch_size(self):
+        return self.batch_size or (16 if self.detector.device.type == "cuda" else 1)
 
     @report_out_of_memory(_LESS_MEMORY)
     def video(self, reader, writer=None, name="video"):
@@ -124,10 +105,11 @@ class Pipeline:
             return [(index, time, frame, one) for (index, (time, frame)), one in zip(batch, found, strict=True)]
 
         if reader.live:  # frames of a camera would be shown late if they waited for a worker
-            results = (work(batch) for batch in batches(enumerate(reader.timed(self.stop)), self.live_batch_size))
+            results = (work(batch) for batch in batches(enumerate(reader.timed(self.stop)), self.batch_size or 1))
         else:
-            results = in_order(work, batches(enumerate(reader.timed()), self.batch_size), workers, threads)
-        bar = tqdm(total=reader.expected, unit="frame", dynamic_ncols=True, disable=self.no_bar)
+            results = in_order(work, batches(enumerate(reader.timed()), self._batch_size), workers, threads)
+        hidden = None if self.show_progress else True  # None: unless stderr is a terminal
+        bar = tqdm(total=reader.expected, unit="frame", dynamic_ncols=True, disable=hidden)
         with closing(results), bar:
             for batch in results:
                 for index, time, frame, detections in batch:
@@ -175,10 +157,10 @@ class Pipeline:
                     errors.append(error)
             return errors, finished
 
-        waiting = batches(zip(paths, targets or paths, strict=True), self.batch_size)
+        waiting = batches(zip(paths, targets or paths, strict=True), self._batch_size)
         waiting = takewhile(lambda _: not self.stopped, waiting)  # after a stop, batches in progress are finished
-        no_bar = True if len(paths) == 1 else self.no_bar
-        bar = tqdm(total=len(paths), unit="image", dynamic_ncols=True, disable=no_bar)
+        shown = self.show_progress and len(paths) > 1
+        bar = tqdm(total=len(paths), unit="image", dynamic_ncols=True, disable=None if shown else True)
         try:
             with closing(in_order(work, waiting, workers, threads)) as results, bar, report_out_of_memory(_LESS_MEMORY):
                 for errors, finished in results:

@@ -171,11 +171,6 @@ def as_count(value):
     return value
 
 
-def is_newer(path, other):
-    """Return True if both files exist, and `path` was written after `other`."""
-    return bool(other) and path.is_file() and path.stat().st_mtime_ns >= Path(other).stat().st_mtime_ns
-
-
 def list_states(folder):
     """Return the states in a folder, oldest first."""
     found = [(int(match[1]), path) for path in Path(folder).glob("state_*.pth") if (match := NAME.fullmatch(path.name))]

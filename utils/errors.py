@@ -20,10 +20,6 @@ class InputError(Exception):
     """
 
 
-class Interrupted(KeyboardInterrupt):
-    """SIGTERM, as an exception; the default handler would exit without cleaning up."""
-
-
 @contextmanager
 def exit_on_input_error():
     """Run a script's main(): print an InputError as one line and exit with code 2.
@@ -32,8 +28,8 @@ def exit_on_input_error():
     message are escaped, and so are letters that stdout can't encode.
     """
 
-    def interrupt(number, frame):
-        raise Interrupted
+    def interrupt(number, frame):  # the default handler of SIGTERM exits without cleaning up
+        raise KeyboardInterrupt(number)
 
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -53,7 +49,7 @@ def exit_on_input_error():
         interruption = error.__cause__ if isinstance(error, ImportError) else error
         if not isinstance(interruption, KeyboardInterrupt):
             raise
-        number = signal.SIGTERM if isinstance(interruption, Interrupted) else signal.SIGINT
+        number = signal.SIGTERM if interruption.args else signal.SIGINT
         say(f"interrupted by {number.name}", sys.stderr)
         sys.exit(128 + number)
     finally:

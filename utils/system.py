@@ -47,11 +47,8 @@ def choose_device(name):
             raise InputError(f"--device {name}: no such device (found {torch.cuda.device_count()} CUDA devices)")
         if device.index is None:  # the current device differs between threads
             return torch.device("cuda", torch.cuda.current_device())
-    elif device.type == "mps":
-        if not torch.backends.mps.is_available():
-            raise InputError("--device mps: Metal is not available; use --device auto or cpu")
-    elif device.type != "cpu":
-        raise InputError(f"--device {name}: unsupported; use auto, cpu, cuda or mps")
+    elif device.type != "cpu" and not (device.type == "mps" and torch.backends.mps.is_available()):
+        raise InputError(f"--device {name}: unsupported, or not available; use auto, cpu, cuda or mps")
     return device
 
 

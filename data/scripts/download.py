@@ -32,9 +32,7 @@ class Archive(Remote):
     def problem(self, folder):
         """Return a phrase if fewer than `count` files that are not empty match the pattern, else None."""
         found = sum(path.stat().st_size > 0 for path in folder.glob(self.pattern))
-        return (
-            f"{folder / self.pattern} matches {found:,} files, expected {self.count:,}" if found < self.count else None
-        )
+        return f"{self.pattern} matches {found:,} files, expected {self.count:,}" if found < self.count else None
 
 
 def download(data_set, folder, keep_archives=False):
