@@ -68,13 +68,11 @@ def get_args_parser():
 
 def main(args):
     """Detect. Exits with 1 if some inputs failed, 2 if all did, 128 plus the signal's number after a signal."""
-    gc.disable()  # until all is imported; garbage collections would take half a second of that
     from inference.inputs import open_inputs, with_targets
 
     with open_inputs(args.input or [default_input()], args.recursive) as (found, errors):
         if not found:
-            for error in errors:
-                print_error(error)
+            print_error(*errors)
             sys.exit(2)
         inputs = with_targets(found, args.output, several=len(args.input) > 1)
         check_outputs(args, inputs)
@@ -120,6 +118,7 @@ def check_outputs(args, inputs):
 
 def detect(args, inputs, errors):
     """Run the detector on the inputs (inference.inputs.Input) and report. `errors`: of the inputs that are missing."""
+    gc.disable()  # garbage collections during the imports would take half a second
     from inference import Detector
     from inference.drawing import draw_detections
     from inference.inputs import Written
@@ -136,8 +135,7 @@ def detect(args, inputs, errors):
     weights = resolve(args.trained_model)
     labels = find_labels(args.classes, weights, args.coco) if args.classes or args.coco else None
     keep_freed_memory()
-    with ExitStack() as opened:
-        ranks, device = opened.enter_context(join(device_name(args.device, args.engine, args.precision)))
+    with join(device_name(args.device, args.engine, args.precision)) as (ranks, device), ExitStack() as opened:
         out = sys.stderr if args.json == "-" else sys.stdout  # stdout is only for JSON
         tell = partial(say, file=out) if ranks.is_main and not args.quiet else lambda text: None
         detector = Detector(
@@ -171,14 +169,13 @@ def detect(args, inputs, errors):
             stop=stop,
             show_progress=ranks.is_main and not args.quiet,
         )
-        reports, unreadable = detect_all(pipeline, inputs[ranks.rank :: ranks.world], write=not args.no_video)
-        errors = [*(errors if ranks.is_main else []), *unreadable]
+        errors *= ranks.is_main  # rank 0 reports the missing inputs
+        reports = detect_all(pipeline, inputs[ranks.rank :: ranks.world], errors, write=not args.no_video)
         results.gather()
         lines = chain.from_iterable(ranks.gather([report(reports, ranks)]))
         images = sum(ranks.gather([sum(summary.images for _, summary in reports)]))
         failed = sum(ranks.gather([len(errors)]))
-        for error in errors:
-            print_error(error)
+        print_error(*errors)
         if not images and errors:
             sys.exit(2)
 
@@ -205,12 +202,12 @@ def report(reports, ranks):
     ]
 
 
-def detect_all(pipeline, inputs, write):
+def detect_all(pipeline, inputs, errors, write):
     """Run the Pipeline on all inputs, consecutive images together; if `write`, write each to its target.
 
-    Returns ([(list of Input, output.Summary)], list with an InputError for each input that failed).
+    Returns [(list of Input, output.Summary)]. Adds an InputError for each input that failed to `errors`.
     """
-    reports, errors = [], []
+    reports = []
     for _, items in groupby(inputs, lambda one: one.kind == "image" or id(one)):
         group = list(items)
         try:
@@ -224,7 +221,7 @@ def detect_all(pipeline, inputs, write):
             say(f"note: {note}", sys.stderr)
         if pipeline.stopped:
             break
-    return reports, errors
+    return reports
 
 
 def detect_group(pipeline, group, write):

@@ -56,9 +56,10 @@ def exit_on_input_error():
         signal.signal(signal.SIGTERM, previous)
 
 
-def print_error(error):
-    """Print an InputError, or its message, to stderr as a single line."""
-    say(f"error: {' '.join(str(error).split())}", sys.stderr)
+def print_error(*errors):
+    """Print each InputError, or its message, to stderr as a single line."""
+    for error in errors:
+        say(f"error: {' '.join(str(error).split())}", sys.stderr)
 
 
 def say(text, file=None):
