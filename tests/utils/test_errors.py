@@ -1,4 +1,4 @@
-"""How scripts end, and which names are valid; the invalid ones are in test_names_from_data.py."""
+"""How scripts end."""
 
 import errno
 import os
@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from utils.errors import InputError, exit_on_input_error, name_problem, printable
+from utils.errors import InputError, exit_on_input_error
 from utils.system import StopSignals
 
 
@@ -50,10 +50,3 @@ def test_only_a_second_ctrl_c_interrupts_the_work():
         assert stop.number == signal.SIGTERM
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-
-
-@pytest.mark.parametrize("name", ["dog", "größe 大小 حجم", "خط\u200cعابر", "../a", "{0}", "<b>", "a" * 200])
-def test_valid_names(name):
-    """A zero-width non-joiner belongs to Persian spelling."""
-    assert name_problem(name) is None
-    assert printable(name) == name

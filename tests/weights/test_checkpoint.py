@@ -105,12 +105,6 @@ class TestLineage:
         assert info.width == pytest.approx(WIDTH, abs=1e-3)
         assert_same(net.state_dict(), {key.removeprefix("module."): value for key, value in state.items()})
 
-    def test_the_golden_keys_at_full_width(self, golden_weights, tmp_path):
-        torch.save(golden_weights, tmp_path / "a.pth")
-        net, info = load_network(tmp_path / "a.pth")
-        assert (info.width, info.num_classes) == (1.0, 21)
-        assert_same(net.state_dict(), golden_weights)
-
     @pytest.mark.parametrize(("name", "size", "num_classes", "config", "order", "mAP"), [
         ("a.pth", 300, 81, coco, "RGB", None), ("a.pth", 512, 21, voc512, "RGB", None),
         ("a.pth", 512, 81, coco512, "RGB", None), ("a.pth", 300, 3, coco, "RGB", None),
