@@ -134,6 +134,7 @@ def detect(args, inputs, errors):
     files = [Path(file) for file in (args.json, args.csv, args.coco) if file and file != "-"]
     weights = resolve(args.trained_model)
     labels = find_labels(args.classes, weights, args.coco) if args.classes or args.coco else None
+    display = Display() if args.show else None
     keep_freed_memory()
     with join(device_name(args.device, args.engine, args.precision)) as (ranks, device), ExitStack() as opened:
         out = sys.stderr if args.json == "-" else sys.stdout  # stdout is only for JSON
@@ -155,17 +156,18 @@ def detect(args, inputs, errors):
         if args.output and not args.no_video and inputs[0].target != Path(args.output):
             for one in inputs:
                 make_folder(one.target.parent, "--output")
-        draw = partial(
-            draw_detections, line_width=args.line_width, labels=not args.hide_labels, scores=not args.hide_scores
-        )
         pipeline = Pipeline(
             detector,
             labels=labels,
             batch_size=args.batch_size,
-            draw=draw if args.show or not args.no_video else None,
+            draw=None
+            if args.no_video and not args.show
+            else partial(
+                draw_detections, line_width=args.line_width, labels=not args.hide_labels, scores=not args.hide_scores
+            ),
             on_result=results.add,
             crops=Crops(inputs, args.crops, args.overwrite) if args.crops else None,
-            display=Display() if args.show else None,
+            display=display,
             stop=stop,
             show_progress=ranks.is_main and not args.quiet,
         )

@@ -160,7 +160,7 @@ def quantized(core, net, channel_order="RGB", calibration=None):
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as xml, whole_file(path.with_suffix(".bin")) as weights:
             openvino.serialize(model, xml, weights)
-    except (OSError, InputError) as error:
+    except (OSError, InputError, RuntimeError) as error:  # RuntimeError: of OpenVINO, such as for a full disk
         say(f"note: not cached: {error}", sys.stderr)
     return model
 

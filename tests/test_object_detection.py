@@ -156,7 +156,7 @@ WRONG = {
     "in.mp4 --threshold 1.5": "--threshold",
     "in.mp4 --trained_model nan.pth": "nan.pth: loc.0.weight is not finite",
     ". --trained_model nan.pth --output new": "nan.pth: ",
-    "in.mp4 --show": "--show: no window can be opened",
+    ". --show --output new --crops new2": "--show: no window can be opened",
 }
 
 
