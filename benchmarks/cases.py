@@ -1,7 +1,6 @@
 """The benchmark cases. Each stage is a generator of Cases for a torch.device; `quick` reduces the work."""
 
 import contextlib
-import io
 import re
 import time
 from collections import namedtuple
@@ -114,9 +113,8 @@ def video(device, quick):
                 writer.write(frame)
 
         def annotate():
-            quiet = contextlib.redirect_stderr(io.StringIO())  # without the progress bar
-            with VideoReader(source) as reader, VideoWriter(ours, reader.size, reader.rate, reader) as writer, quiet:
-                Pipeline(detector).video(reader, writer)
+            with VideoReader(source) as reader, VideoWriter(ours, reader.size, reader.rate, reader) as writer:
+                Pipeline(detector, show_progress=False).video(reader, writer)
 
         name = f"video of {len(frames)} frames, 640x360, {list(precisions(device))[-1]}"
         peer = partial(peers.annotate_video, net, source, theirs, detector.threshold)
