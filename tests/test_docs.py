@@ -6,12 +6,12 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from checks import refused
 from clip_images import CLIP
 from media import X264, ffmpeg
 from nbclient import NotebookClient
 
 import Object_Detection
-from utils.errors import InputError
 from utils.images import read_image
 from weights import EMBEDDED
 
@@ -49,8 +49,7 @@ def test_the_other_entry_points_of_torch_hub():
     assert [output.shape for output in outputs] == [(1, 24564, 4), (1, 24564, 4), (24564, 4)]
     (found,) = load("detector", device="cpu", threshold=0.5)([torch.zeros(3, 40, 60, dtype=torch.uint8)])
     assert found.boxes.shape == (len(found), 4)
-    with pytest.raises(InputError, match="load it as ssd300"):
-        load("ssd512", weights=str(EMBEDDED))
+    refused("load it as ssd300", load, "ssd512", weights=str(EMBEDDED))
 
 
 def test_the_notebook_runs():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from media import decode, make_video
 from synthetic import make_voc
+from tiny import make_network
 
 from ssd import build_ssd
 
@@ -136,28 +137,13 @@ def run(folder, script, *arguments):
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """A full-width state dict that detects a dog in the whole of any image: the first prior of the coarsest map."""
-    net = build_ssd("train")
-    with torch.no_grad():
-        for parameter in (*net.loc.parameters(), *net.conf.parameters()):
-            parameter.zero_()
-        for head in net.conf:
-            head.bias[::21] = 12  # the background
-        net.conf[-1].bias[12] = 14
-    path = tmp_path_factory.mktemp("weights") / "ssd.pth"
-    torch.save(net.state_dict(), path)
-    return path
-
-
 @pytest.mark.slow
-def test_a_course_script(weights, tmp_path):
-    source, target = tmp_path / "in.mp4", tmp_path / "out.mp4"
+def test_a_course_script(tmp_path):
+    weights, source, target = tmp_path / "ssd.pth", tmp_path / "in.mp4", tmp_path / "out.mp4"
+    torch.save(make_network(width=1.0)[0].state_dict(), weights)
     make_video(source, "160x96", rate="10", frames=3, source="color=gray")
     printed = run(tmp_path, SCRIPT, weights, source, target)
-    # A square of 264 of 300 pixels, around the center: from 0.06 to 0.94 of both sides.
-    assert printed.splitlines() == ["dog 10 6 150 90"] * 3
+    assert printed.splitlines() == ["dog 10 6 150 90", "person 3 2 157 94"] * 3  # the boxes of tiny.py
     frames = decode(target, (160, 96))
     assert len(frames) == 3
     left = frames[1, 48, 7:14].astype(int)

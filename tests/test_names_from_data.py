@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from checks import refused
 from synthetic import make_coco, make_voc
 from tiny import lively_checkpoint, make_checkpoint
 
@@ -81,10 +82,7 @@ def test_names_that_no_table_could_show_are_refused(tmp_path, name):
     torch.save({**contents, "class_names": [name, *VOC_CLASSES[1:]]}, checkpoint)
     annotations = root / "annotations" / "instances_val2017.json"
     for read, path in ((read_coco_annotations, annotations), (load_network, checkpoint)):
-        with pytest.raises(InputError) as caught:
-            read(path)
-        assert str(path) in str(caught.value)
-        assert len(str(caught.value)) < 500 + len(str(path))
+        assert str(path) in refused("", read, path)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere names of files are Unicode")

@@ -12,8 +12,8 @@ DOG_SCORE, PERSON_SCORE = 0.98, 0.70
 
 
 def make_network(**changes):
-    """(net, info) of 1/16 of the paper's width, with scores that depend on the biases alone; changes: of the info."""
-    info = CheckpointInfo(config=voc, width=1 / 16, mAP=0.123, mAP_on="nothing", **changes)
+    """(net, info) with scores that depend on the biases alone; changes: of the info, whose width is 1/16 otherwise."""
+    info = CheckpointInfo(**{"config": voc, "width": 1 / 16, "mAP": 0.123, "mAP_on": "nothing", **changes})
     torch.manual_seed(0)
     net = info.build()
     with torch.no_grad():

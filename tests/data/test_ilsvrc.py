@@ -5,11 +5,11 @@ import re
 import numpy as np
 import pytest
 import torch
+from checks import refused
 from synthetic import make_ilsvrc
 
 from data import ILSVRC_CLASSES, BaseTransform, ILSVRCDetection
 from data.ilsvrc import ILSVRC_SYNSETS
-from utils.errors import InputError
 
 DOG, PERSON, ZEBRA = "n02084071", "n00007846", "n02391049"
 TRAIN = {
@@ -54,16 +54,12 @@ def test_images_of_train_without_annotation_are_left_out(root):
         path.unlink()
     dataset = ILSVRCDetection(root)
     assert len(dataset) == 3
-    with pytest.raises(InputError, match=r"val_00000001\.xml"):
-        dataset.pull_anno(1)
+    refused(r"val_00000001\.xml", dataset.pull_anno, 1)
     (root / "Annotations" / "DET" / "train").rename(root / "gone")
-    with pytest.raises(InputError, match=r"train\.txt: no listed image has an annotation"):
-        ILSVRCDetection(root, "train")
+    refused(r"train\.txt: no listed image has an annotation", ILSVRCDetection, root, "train")
 
 
 def test_missing_lists_are_explained(root):
     (root / "ImageSets" / "DET" / "val1.txt").unlink()
-    with pytest.raises(InputError, match=r"val1\.txt: no such split; the devkit doesn't contain it: put a list"):
-        ILSVRCDetection(root)
-    with pytest.raises(InputError, match=r"val\.txt: no such split; name the folder"):
-        ILSVRCDetection(root, "val")
+    refused(r"val1\.txt: no such split; the devkit doesn't contain it: put a list", ILSVRCDetection, root)
+    refused(r"val\.txt: no such split; name the folder", ILSVRCDetection, root, "val")

@@ -9,6 +9,7 @@ import numpy as np
 import openvino
 import pytest
 import torch
+from checks import refused
 from tiny import lively_network
 
 from data.transforms import resize, to_input
@@ -16,7 +17,6 @@ from inference import Detector
 from inference import openvino as engine
 from inference.openvino import SAMPLE, OpenVINONetwork, choose_openvino_precision, quantized
 from inference.video import VideoReader
-from utils.errors import InputError
 from utils.images import write_image
 from weights.catalogue import EMBEDDED
 from weights.checkpoint import load_network
@@ -144,8 +144,7 @@ def test_calibration_images_that_cannot_be_used(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.jpg").write_text("not an image")
     for folder, message in (("none", "none: no such folder"), ("empty", "no images in this folder"), ("", r"a\.jpg")):
-        with pytest.raises(InputError, match=message):
-            quantized(openvino.Core(), net, calibration=tmp_path / folder)
+        refused(message, quantized, openvino.Core(), net, calibration=tmp_path / folder)
 
 
 @pytest.mark.parametrize(("capable", "fastest"), [(True, True), (True, False), (False, False)])
@@ -157,8 +156,7 @@ def test_auto_is_the_fastest_precision_that_keeps_the_accuracy(capable, fastest,
     assert choose_openvino_precision("float32") == torch.float32
     assert choose_openvino_precision("int8") == torch.int8
     for name in ("float16", *["bfloat16"] * (not capable)):
-        with pytest.raises(InputError, match=f"--precision {name}"):
-            choose_openvino_precision(name)
+        refused(f"--precision {name}", choose_openvino_precision, name)
 
 
 def test_nothing_is_reported_over_the_network(tmp_path, monkeypatch):
@@ -172,5 +170,4 @@ def test_nothing_is_reported_over_the_network(tmp_path, monkeypatch):
 def test_a_broken_package_is_named(monkeypatch, tmp_path):
     (tmp_path / "broken_one.py").write_text("raise ImportError('libtbb.so.12: cannot open')")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(InputError, match=r"broken_one can't be imported \(libtbb.so.12: cannot open\); pip install"):
-        engine.require("broken_one")
+    refused(r"broken_one can't be imported \(libtbb.so.12: cannot open\); pip install", engine.require, "broken_one")

@@ -6,10 +6,10 @@ import time
 import cv2
 import numpy as np
 import pytest
+from checks import refused
 
 from inference import camera
 from inference.camera import CameraReader
-from utils.errors import InputError
 
 
 class Camera:
@@ -77,14 +77,12 @@ def test_frames_that_nobody_is_ready_for_are_dropped():
 
 def test_a_camera_that_is_not_there(monkeypatch):
     monkeypatch.setattr(Camera, "left", 0)
-    with pytest.raises(InputError, match="camera 7: no frame"):
-        CameraReader(7)
+    refused("camera 7: no frame", CameraReader, 7)
 
 
 def test_a_file_is_no_stream_but_a_recording_is(monkeypatch):
     monkeypatch.setattr(Camera, "get", lambda *_: 20)
-    with pytest.raises(InputError, match=r"http://here/a\?b=1: a file, not a live stream"):
-        CameraReader("http://here/a?b=1")
+    refused(r"http://here/a\?b=1: a file, not a live stream", CameraReader, "http://here/a?b=1")
     with CameraReader("rtsp://here/recording") as reader:
         assert list(reader.timed())
     assert len(reader.notes) == 1  # it ends; it isn't opened again

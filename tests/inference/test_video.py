@@ -8,6 +8,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from checks import refused
 from media import beep_times, decode, ffmpeg, flash_times, info, make_flashes, make_video, names, rate_of, sound_length
 
 from inference.video import VideoReader, VideoWriter
@@ -262,18 +263,14 @@ NO_VIDEOS = {
 def test_a_file_that_is_not_a_video_is_refused_with_one_line(tmp_path, name):
     path = tmp_path / name
     NO_VIDEOS[name](path)
-    with pytest.raises(InputError) as caught:
-        VideoReader(path)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert str(path) in refused("", VideoReader, path)
 
 
 class TestWriter:
     @pytest.mark.parametrize("name", ["nowhere/out.mp4", "folder.mp4", "out.xyz", "out", "/dev/null", "/proc/out.mp4"])
     def test_names_a_target_that_it_can_not_write(self, tmp_path, name):
         (tmp_path / "folder.mp4").mkdir()
-        with pytest.raises(InputError, match=name.split("/")[-1]):
-            VideoWriter(tmp_path / name, (64, 48), 25)
+        refused(name.split("/")[-1], VideoWriter, tmp_path / name, (64, 48), 25)
         assert names(tmp_path) == ["folder.mp4"]
 
     @pytest.mark.parametrize(("frames", "error", "message"), [

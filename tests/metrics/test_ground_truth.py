@@ -1,10 +1,10 @@
 """Reading what to score against: every kind of fault is counted and named, or refused with its file."""
 
 import pytest
+from checks import refused
 from synthetic import make_coco, make_ilsvrc, make_voc, write_annotation, write_split
 
 from metrics.ground_truth import note, open_evaluation_set
-from utils.errors import InputError
 
 CAT, DOG = ("cat", (11, 12, 40, 50), False), ("dog", (1, 1, 100, 80), True)
 
@@ -56,8 +56,7 @@ def test_missing_data_names_the_file_and_the_remedy(folder, tmp_path):
         ("VOC", empty, None, "data/scripts/VOC.*GB"), ("COCO", empty, None, "data/scripts/COCO.*GB"),
         (empty, None, None, "neither VOC, COCO, ILSVRC nor a folder"),
     ):  # fmt: skip
-        with pytest.raises(InputError, match=words):
-            open_evaluation_set(dataset, root, split)
+        refused(words, open_evaluation_set, dataset, root, split)
 
 
 def test_images_without_annotation_or_file_are_counted_and_named(folder):
@@ -84,8 +83,7 @@ def test_inverted_boxes_are_counted_and_named(folder):
 
 def test_a_class_with_difficult_objects_only_is_refused(folder):
     """There is nothing to find. For data sets of other classes see test_eval.py."""
-    with pytest.raises(InputError, match="^VOC2007 val: no objects of dog; annotated: cat, dog$"):
-        open_evaluation_set(folder).ground_truth(["dog"])
+    refused("^VOC2007 val: no objects of dog; annotated: cat, dog$", open_evaluation_set(folder).ground_truth, ["dog"])
 
 
 def test_capitals_are_lowered_as_in_training(folder):

@@ -7,13 +7,13 @@ import re
 import cv2
 import numpy as np
 import pytest
+from checks import refused
 from synthetic import make_coco, make_voc
 
 from metrics.evaluation import Scored, evaluate
 from metrics.ground_truth import open_evaluation_set
 from metrics.report import prepare_folder, summary, table, write_report
 from metrics.voc import DetectionArrays
-from utils.errors import InputError
 
 OBJECTS = {
     "a": [("cat", (11, 11, 50, 50), False), ("dog", (1, 1, 9, 9), True)],
@@ -96,12 +96,10 @@ def test_curves_are_drawn_for_each_class_and_without_detections(tmp_path, images
 def test_report_never_goes_into_the_data_or_a_file(tmp_path, images):
     before = sorted(images.folder.rglob("*"))
     for inside in (images.folder, images.folder / "JPEGImages" / "eval", tmp_path / "other" / ".." / "mine" / "x"):
-        with pytest.raises(InputError, match="inside the data set"):
-            prepare_folder(inside, images.folder)
+        refused("inside the data set", prepare_folder, inside, images.folder)
     assert sorted(images.folder.rglob("*")) == before
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="--save_folder"):
-        prepare_folder(tmp_path / "file" / "report", images.folder)
+    refused("--save_folder", prepare_folder, tmp_path / "file" / "report", images.folder)
     (tmp_path / "results.json").write_text("old")
     prepare_folder(tmp_path, images.folder)
     assert not (tmp_path / "results.json").exists()

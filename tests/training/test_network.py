@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from checks import refused
 
 from data.config import coco, voc
 from ssd import build_ssd
@@ -61,8 +62,7 @@ class TestBase:
             load_base(net := make_net(), name, print)
             assert torch.equal(net.vgg[28].weight, base_state()["28.weight"])
             assert f"{name} can't be downloaded; put it into weights/; trying {path.name}" in capsys.readouterr().out
-        with pytest.raises(InputError, match=r"mine\.pth"):
-            load_base(make_net(), "mine.pth", print)
+        refused(r"mine\.pth", load_base, make_net(), "mine.pth", print)
 
     @pytest.mark.parametrize("contents", [
         {"layer1.weight": torch.zeros(3)},
@@ -72,8 +72,8 @@ class TestBase:
     ])  # fmt: skip
     def test_a_file_that_is_not_a_base(self, contents, tmp_path, capsys):
         net = make_net()
-        with pytest.raises(InputError, match=r"foreign\.pth: not a VGG16 base of width 0.05 \(missing keys: "):
-            load_base(net, str(saved(contents, tmp_path / "foreign.pth")), print)
+        path = str(saved(contents, tmp_path / "foreign.pth"))
+        refused(r"foreign\.pth: not a VGG16 base of width 0.05 \(missing keys: ", load_base, net, path, print)
         assert torch.equal(net.vgg[0].weight, make_net().vgg[0].weight)
         assert capsys.readouterr().out == ""
 
@@ -104,8 +104,7 @@ class TestFinetune:
         assert capsys.readouterr().out == said
         assert not start.batch_norm
         check_size(start, 300, WIDTH)
-        with pytest.raises(InputError, match="leave out --size and --width"):
-            check_size(start, 300, WIDTH + 0.01)
+        refused("leave out --size and --width", check_size, start, 300, WIDTH + 0.01)
 
     def test_heads_of_unknown_classes_are_loaded_if_they_fit(self, tmp_path, capsys):
         trained, net = make_net(seed=3), make_net(classes=7)
@@ -152,8 +151,7 @@ class TestFinetune:
 
     @pytest.mark.parametrize("contents", [{"format": "ssd-run-2"}, {"format": "ssd-run-2", "model": {}, "config": 3}])
     def test_a_state_without_a_network(self, contents, tmp_path):
-        with pytest.raises(InputError, match=r"state_1\.pth: damaged"):
-            read_start(saved(contents, tmp_path / "state_1.pth"))
+        refused(r"state_1\.pth: damaged", read_start, saved(contents, tmp_path / "state_1.pth"))
 
 
 def test_what_is_frozen_stays_and_the_rest_moves():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import slow_formulas as slow
 import torch
+from checks import refused
 from test_train import assert_same
 
 from data.config import RGB_MEANS
@@ -13,7 +14,6 @@ from ssd import build_ssd
 from training import pretrain
 from training.distributed import Ranks
 from training.pretrain import ObjectCrops, background_window, object_window, pretrain_base
-from utils.errors import InputError
 from weights.checkpoint import read_file
 
 COLORS = ((200, 30, 30), (30, 200, 30), (30, 30, 200))  # of classes 0, 1, 2
@@ -138,8 +138,7 @@ class TestPretraining:
     @pytest.mark.parametrize("boxes", [[], [[], []], [[(0, (5, 5, 24, 90))], [(0, (5, 5, 90, 24))]]])
     def test_nothing_to_learn_from(self, boxes, tmp_path):
         """No images, no objects, none that is 20 pixels wide and high."""
-        with pytest.raises(InputError, match="--crop_passes: .* 20 pixels"):
-            train(small_net(), Images(boxes), tmp_path / "crops.pth")
+        refused("--crop_passes: .* 20 pixels", train, small_net(), Images(boxes), tmp_path / "crops.pth")
         assert not (tmp_path / "crops.pth").exists()
 
     @pytest.mark.parametrize(("change", "other"), [
@@ -150,5 +149,4 @@ class TestPretraining:
         path = tmp_path / "crops.pth"
         train(small_net(), images_of(8), path, passes=1)
         torch.save({**read_file(path), **change}, path)
-        with pytest.raises(InputError, match=r"crops\.pth: damaged, or another network's"):
-            train(small_net(**other), images_of(8), path)
+        refused(r"crops\.pth: damaged, or another network's", train, small_net(**other), images_of(8), path)

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from checks import refused
 from synthetic import make_voc
 from test_train import assert_same
 
@@ -73,8 +74,7 @@ def test_too_little_shared_memory_is_refused(monkeypatch):
             samples.check_shared_memory(4, 32, net)
         samples.check_shared_memory(0, 32, net)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # with torchrun, two processes of half as many
-    with pytest.raises(InputError, match="need 469 MB"):
-        samples.check_shared_memory(4, 32, net)
+    refused("need 469 MB", samples.check_shared_memory, 4, 32, net)
 
 
 @pytest.mark.parametrize("world", [2, 4])
@@ -128,5 +128,4 @@ def test_a_batch_has_the_targets_of_the_criterion(images, priors300):
 ])  # fmt: skip
 def test_what_cannot_be_opened(tmp_path, settings, words):
     folder = make_voc(tmp_path, OBJECTS, split="train")
-    with pytest.raises(InputError, match=words):
-        samples.open_images(**{"dataset": str(folder), **settings})
+    refused(words, samples.open_images, **{"dataset": str(folder), **settings})

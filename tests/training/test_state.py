@@ -4,6 +4,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from checks import refused
 from synthetic import make_voc
 
 from layers.modules import MultiBoxLoss
@@ -64,14 +65,11 @@ def test_a_damaged_state_is_refused(saved, keys, value):
     for key in keys[:-1]:
         node = node[key]
     node[keys[-1]] = value
-    with pytest.raises(InputError, match=r"state_2\.pth: damaged, or the state of another network"):
-        state.restore("state_2.pth", contents, saved[1], RUN)
-
-
-@pytest.mark.parametrize("run", [{**RUN, "width": 0.1}, {**RUN, "classes": ["b", "a"]}])
-def test_the_state_of_another_run_is_refused(saved, run):
-    with pytest.raises(InputError, match=r"state_2\.pth: made by a run with other settings \((width|classes): found"):
-        state.restore("state_2.pth", saved[0], saved[1], run)
+    words = r"state_2\.pth: damaged, or the state of another network"
+    refused(words, state.restore, "state_2.pth", contents, saved[1], RUN)
+    for run in ({**RUN, "width": 0.1}, {**RUN, "classes": ["b", "a"]}):
+        words = r"state_2\.pth: made by a run with other settings \((width|classes): found"
+        refused(words, state.restore, "state_2.pth", *saved, run)
 
 
 def test_a_damaged_newest_state_is_skipped(tmp_path):
@@ -81,8 +79,7 @@ def test_a_damaged_newest_state_is_skipped(tmp_path):
     newest.write_bytes(newest.read_bytes()[:1000])
     assert state.find_state("auto", tmp_path, lines.append)[0].name == "state_1.pth"
     assert str(newest) in lines[0]
-    with pytest.raises(InputError, match=r"state_9\.pth"):
-        state.find_state(tmp_path / "state_9.pth", tmp_path, lines.append)
+    refused(r"state_9\.pth", state.find_state, tmp_path / "state_9.pth", tmp_path, lines.append)
 
 
 def test_states_of_an_abandoned_continuation_are_removed(tmp_path):
@@ -95,16 +92,15 @@ def test_states_of_an_abandoned_continuation_are_removed(tmp_path):
 
 class TestFolder:
     def test_two_processes_in_one_folder(self, tmp_path):
-        refused = pytest.raises(InputError, match="another process trains in it")
-        with state.open_folder(tmp_path, Ranks()), refused, state.open_folder(tmp_path, Ranks()):
+        said = pytest.raises(InputError, match="another process trains in it")
+        with state.open_folder(tmp_path, Ranks()), said, state.open_folder(tmp_path, Ranks()):
             pass
 
     @pytest.mark.parametrize("content", ["{", "[]", "[" * 9999, '{"width": null}'])
     def test_a_damaged_identity(self, tmp_path, content):
         (tmp_path / "run.json").write_text(content)
         (tmp_path / "state_4.pth").write_bytes(b"")
-        with pytest.raises(InputError, match=r"run\.json"):
-            state.check_folder(tmp_path, "auto", True, RUN)
+        refused(r"run\.json", state.check_folder, tmp_path, "auto", True, RUN)
 
     def test_the_identity_is_that_of_the_data_wherever_they_lie(self, tmp_path):
         runs = []

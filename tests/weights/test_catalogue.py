@@ -5,10 +5,10 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from checks import refused
 from fileserver import serve
 
 import weights
-from utils.errors import InputError
 from weights import catalogue, download
 from weights.checkpoint import load_network, read_file
 
@@ -63,8 +63,7 @@ def test_the_published_facts():
 
 
 def test_without_a_name_the_better_file_is_used_only_if_it_is_there(folder):
-    with pytest.raises(InputError, match=r"embedded\.pth.*restore it with git"):
-        weights.resolve(None)
+    refused(r"embedded\.pth.*restore it with git", weights.resolve, None)
     (folder / "embedded.pth").write_bytes(b"small")
     for name in (None, "embedded.pth", "weights/embedded.pth"):
         assert weights.resolve(name) == folder / "embedded.pth"
@@ -86,8 +85,7 @@ def test_a_path_is_never_replaced_by_something_else(folder, server, tmp_path):
     assert weights.resolve(NAME) == Path(NAME)
     words = f"no such file; get it from {server.address} .*sha256 [0-9a-f]{{64}}.*python -m weights.download"
     for read in (weights.resolve, read_file):
-        with pytest.raises(InputError, match=words):
-            read(tmp_path / NAME)
+        refused(words, read, tmp_path / NAME)
     assert server.requests == []
 
 
@@ -96,8 +94,7 @@ def test_what_is_neither_a_file_nor_known(folder, tmp_path):
         ("ssd300_mAP_77.43.pth", r"did you mean ssd300_mAP_77\.43_v2\.pth"), (tmp_path, "is a folder"),
         ("nonsense", "nonsense: no such file; published checkpoints: ssd300"),
     ):  # fmt: skip
-        with pytest.raises(InputError, match=words):
-            weights.resolve(name)
+        refused(words, weights.resolve, name)
 
 
 def test_the_command_lists_and_downloads(server, capsys, tmp_path):
@@ -107,5 +104,4 @@ def test_the_command_lists_and_downloads(server, capsys, tmp_path):
     assert all(name in listing for name in weights.CATALOGUE)
     download.main(parser.parse_args([NAME, "--folder", str(tmp_path / "new")]))
     assert (tmp_path / "new" / NAME).read_bytes() == CONTENT
-    with pytest.raises(InputError, match="nonsense: unknown name"):
-        download.main(parser.parse_args(["nonsense"]))
+    refused("nonsense: unknown name", download.main, parser.parse_args(["nonsense"]))
