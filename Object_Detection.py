@@ -102,22 +102,31 @@ def check_outputs(args, inputs):
     for flag, folder in {(flag, target.parent) for flag, target in targets}:
         if folder.is_dir() and not os.access(folder, os.W_OK):
             raise InputError(f"{folder}: this folder can't be written; choose another {flag}")
-    read = {os.path.realpath(one.source) for one in inputs if isinstance(one.source, Path)}
+    read = {file_key(one.source) for one in inputs if isinstance(one.source, Path)}
     ours, seen = Written(), set()
     for flag, target in targets:
-        path = os.path.realpath(target)
-        if path in read:
+        key = file_key(target)
+        if key in read:
             raise InputError(f"{flag} {target}: this is the input; name another file")
-        if path in seen:
+        if key in seen:
             raise InputError(f"{flag} {target}: already the target of another output; name another file")
-        seen.add(path)
+        seen.add(key)
         default_name = flag == "--output" and args.output is None and target.stem.endswith(MARK)
         if os.path.isfile(target) and not (args.overwrite or default_name or target in ours):  # noqa: PTH113 (long names)
             raise InputError(f"{target}: exists, and this program didn't write it; add --overwrite, or name another")
 
 
+def file_key(path):
+    """Return a key that all names of a file share, also where upper and lower case are the same."""
+    try:
+        info = Path(path).stat()
+    except (OSError, ValueError):
+        return os.path.realpath(path)
+    return info.st_dev, info.st_ino
+
+
 def detect(args, inputs, errors):
-    """Run the detector on the inputs (inference.inputs.Input) and report. `errors`: of the inputs that are missing."""
+    """Run the detector on inputs (inference.inputs.Input) and report. `errors`: an InputError for each missing one."""
     gc.disable()  # garbage collections during the imports would take half a second
     from inference import Detector
     from inference.drawing import draw_detections
@@ -244,7 +253,7 @@ def detect_group(pipeline, group, write):
 
 
 def find_labels(names, weights, coco):
-    """Return the labels of class names (None: of all), ignoring case.
+    """Return the labels of class names, ignoring case; None, for all classes, if `names` is None.
 
     Raises InputError if the network of the checkpoint `weights` lacks a class, or, with `coco`, COCO does.
     """

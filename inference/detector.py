@@ -232,7 +232,7 @@ def _to_array(image):
 
 
 def _choose(engine, device, precision, calibration, compile):
-    """Return (torch.device, torch.dtype); "auto" is the CPU for OpenVINO. Raises InputError if they don't fit."""
+    """Return (torch.device, torch.dtype); "auto" is the CPU for OpenVINO. Raises InputError if one is unsupported."""
     if engine not in ENGINES:
         raise InputError(f"--engine {engine}: unknown; use auto, torch or openvino")
     if calibration is not None and (engine, precision) != ("openvino", "int8"):

@@ -17,14 +17,12 @@ def fuse_relus(net):
     Afterwards, the network (an SSD) only supports inference on CPU. Its state dict keeps its keys and its tensors. This
     saves 20 % of the time in bfloat16, but only 2 % in float32.
     """
-    pairs = [
-        index
-        for index, (layer, following) in enumerate(pairwise(net.vgg))
-        if type(layer) is nn.Conv2d and isinstance(following, nn.ReLU)
-    ]
-    for index in pairs:
-        net.vgg[index], net.vgg[index + 1] = ConvReLU(net.vgg[index]), nn.Identity()
-    return len(pairs)
+    count = 0
+    for index, (layer, following) in enumerate(pairwise(list(net.vgg))):
+        if type(layer) is nn.Conv2d and isinstance(following, nn.ReLU):
+            net.vgg[index], net.vgg[index + 1] = ConvReLU(layer), nn.Identity()
+            count += 1
+    return count
 
 
 class ConvReLU(nn.Module):

@@ -152,9 +152,8 @@ def quantized(core, net, channel_order="RGB", calibration=None):
         return core.read_model(path)
     require("nncf")
     say(f"quantizing to int8 with {calibration or SAMPLE.name}, cached in {path.parent}", sys.stderr)
-    images = (
-        sample_images(net.size) if calibration is None else (resize(read_image(path), net.size) for path in sources)
-    )
+    chosen = (resize(read_image(path), net.size) for path in sources)
+    images = sample_images(net.size) if calibration is None else chosen
     model = quantize(convert(net), [to_input(torch.from_numpy(image)[None], channel_order) for image in images])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

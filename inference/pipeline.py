@@ -108,7 +108,7 @@ class Pipeline:
             results = (work(batch) for batch in batches(enumerate(reader.timed(self.stop)), self.batch_size or 1))
         else:
             results = in_order(work, batches(enumerate(reader.timed()), self._batch_size), workers, threads)
-        hidden = None if self.show_progress else True  # None: unless stderr is a terminal
+        hidden = None if self.show_progress else True  # None: tqdm hides it unless stderr is a terminal
         bar = tqdm(total=reader.expected, unit="frame", dynamic_ncols=True, disable=hidden)
         with closing(results), bar:
             for batch in results:

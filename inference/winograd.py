@@ -6,8 +6,6 @@ matrix product over channels per point: 36 products for each tile instead of 144
 differ from those of a direct convolution by about 1e-5 of their magnitude.
 """
 
-from functools import lru_cache
-
 import torch
 from torch import nn
 
@@ -53,20 +51,18 @@ def use_winograd(net):
     return count
 
 
-@lru_cache
 def mkl_is_slow():
     """Return True on an AMD with AVX512: MKL, which PyTorch uses for matrix products, uses only AVX2 there."""
     return is_amd() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def _gains(module):
-    # With fewer channels, the transforms cost more than the products save.
-    least = 256 if mkl_is_slow() else 128
+    # With fewer than 128 channels, the transforms cost more than the products save.
     return (
         type(module) is nn.Conv2d
         and (module.kernel_size, module.stride, module.padding, module.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
         and (module.groups, module.padding_mode) == (1, "zeros")
-        and min(module.in_channels, module.out_channels) >= least
+        and min(module.in_channels, module.out_channels) >= 128
     )
 
 
@@ -82,10 +78,11 @@ class WinogradConv2d(nn.Module):
         super().__init__()
         self.weight, self.bias = conv.weight, conv.bias
         self.register_buffer("kernels", transform_kernels(conv.weight), persistent=False)
+        self.packed = {} if mkl_is_slow() else None
 
     def forward(self, x):
         """float32 [B, C, H, W] -> [B, K, H, W], channels last in memory."""
-        return convolve(x, self.kernels, self.bias)
+        return convolve(x, self.kernels, self.bias, self.packed)
 
 
 def transform_kernels(weight):
@@ -96,13 +93,14 @@ def transform_kernels(weight):
 
 
 @torch.no_grad()
-def convolve(x, kernels, bias=None):
+def convolve(x, kernels, bias=None, packed=None):
     """Convolution with 3x3 kernels, stride 1 and padding 1.
 
     Args:
         x: float [B, C, H, W].
         kernels: from `transform_kernels`, [36, C, K].
         bias: [K] or None.
+        packed: a dict to multiply by oneDNN, whose forms of the kernels are kept in it; None to multiply by MKL.
 
     Returns:
         [B, K, H, W], channels last in memory.
@@ -115,29 +113,35 @@ def convolve(x, kernels, bias=None):
     result = x.new_empty(batch, OUTPUTS * rows, OUTPUTS * columns, kernels.shape[2])
     outputs = result.view(batch, rows, OUTPUTS, columns, OUTPUTS, -1).permute(0, 1, 3, 2, 4, 5)  # [B, ., ., 4, 4, K]
     to_points, to_outputs = _INPUTS_TO_POINTS.to(x.dtype), _POINTS_TO_OUTPUTS.to(x.dtype)
-    for chunk in _chunks(batch, rows, columns):
+    # Kernels are packed for a number of tiles; with one image at a time, there are few.
+    images = 1 if packed is not None else max(1, CHUNK // (rows * columns))
+    for chunk in _chunks(batch, rows, columns, images):
         points = to_points @ inputs[chunk].reshape(-1, POINTS, channels)  # [tiles, 36, C]
-        products = _multiply(points.transpose(0, 1), kernels)  # [36, tiles, K]
         tiles = outputs[chunk]
-        results = to_outputs @ products.transpose(0, 1)  # [tiles, 16, K]
+        results = to_outputs @ _multiply(points, kernels, packed)  # [tiles, 16, K]
         torch.add(results.view(tiles.shape), 0 if bias is None else bias, out=tiles)
     return result[:, :height, :width].permute(0, 3, 1, 2)
 
 
-def _multiply(points, kernels):
-    """Compute torch.bmm(points, kernels): [36, tiles, C] and [36, C, K] -> [36, tiles, K]."""
-    if not mkl_is_slow() or points.dtype != torch.float32:
-        return torch.bmm(points, kernels)
-    linear = torch.ops.mkldnn._linear_pointwise  # of oneDNN, which uses AVX512
-    pairs = zip(points, kernels.transpose(1, 2), strict=True)
-    return torch.stack([linear(*pair, None, "none", [], "") for pair in pairs])
+def _multiply(points, kernels, packed):
+    """Multiply [tiles, 36, C] by [36, C, K] at each point -> [tiles, 36, K]."""
+    tiles, outputs = len(points), kernels.shape[2]
+    if packed is None:
+        return torch.bmm(points.transpose(0, 1), kernels).transpose(0, 1)
+    # As a 1x1 convolution with a group of channels for each point, of an image with a pixel for each tile.
+    image = points.reshape(1, tiles, 1, -1).permute(0, 3, 1, 2)
+    settings = [0, 0], [1, 1], [1, 1], POINTS  # padding, stride, dilation, groups
+    if tiles not in packed:
+        weight = kernels.transpose(1, 2).reshape(POINTS * outputs, -1, 1, 1)
+        packed[tiles] = torch.ops.mkldnn._reorder_convolution_weight(weight, *settings, image.shape)
+    products = torch.ops.mkldnn._convolution_pointwise(image, packed[tiles], None, *settings, "none", [], "")
+    return products.permute(0, 2, 3, 1).reshape(tiles, POINTS, outputs)
 
 
-def _chunks(batch, rows, columns):
-    """Yield (slice of images, slice of rows of tiles) of about CHUNK tiles: parts of one image, or whole images."""
+def _chunks(batch, rows, columns, images):
+    """Yield (slice of images, slice of rows of tiles): parts of one image of about CHUNK tiles, or whole images."""
     parts = -(-rows * columns // CHUNK)
     step = -(-rows // parts)
-    images = max(1, CHUNK // (rows * columns)) if step == rows else 1
     for image in range(0, batch, images):
         for row in range(0, rows, step):
             yield slice(image, min(image + images, batch)), slice(row, min(row + step, rows))

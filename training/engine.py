@@ -132,14 +132,14 @@ class EMA:
             average.copy_(current)
 
 
-def validate(net, info, images, device, batch_size=16):
+def validate(net, info, images, device):
     """Score an SSD with its CheckpointInfo on an EvaluationSet by the reference rule; COCO data by the plain rule.
 
     Returns (VOCResult, threshold); the threshold is the score with the best mean F1 over the classes.
     Raises InputError if an image can't be read.
     """
     detector = Detector.of_network(net, info, device, threshold=0.01, clip=False)
-    detections, _ = detect_images(detector, images.paths, batch_size=batch_size, show_progress=False)
+    detections, _ = detect_images(detector, images.paths, show_progress=False)
     ground_truth, _ = images.ground_truth(info.class_names)
     rule = PLAIN if images.coco else "reference"
     result = evaluate_detections(detections, ground_truth, info.class_names, rule)

@@ -91,10 +91,8 @@ class Log(AbstractContextManager):
         speed = self.batch_size / seconds
         self._row(iteration, lr=f"{rate:.6g}", loss_l=f"{loss_l:.6f}", loss_c=f"{loss_c:.6f}",
                   positives=f"{positives:.3f}", seconds=f"{seconds:.4f}")  # fmt: skip
-        self._scalars(
-            iteration,
-            {"loss/loc": loss_l, "loss/conf": loss_c, "lr": rate, "positives": positives, "images_per_second": speed},
-        )
+        losses = {"loss/loc": loss_l, "loss/conf": loss_c, "positives": positives}
+        self._scalars(iteration, {**losses, "lr": rate, "images_per_second": speed})
         self.bar.set_postfix(loc=f"{loss_l:.3f}", conf=f"{loss_c:.3f}", lr=f"{rate:.2g}", images_s=f"{speed:.1f}")
 
     def scores(self, iteration, result, grid):

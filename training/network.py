@@ -49,7 +49,7 @@ def read_start(name, contents=None):
 def check_size(start, size, width):
     """Raise InputError unless size and width are those of a CheckpointInfo."""
     # The width of a plain state dict is computed from a rounded number of channels, at most 1,024.
-    if size != start.config.min_dim or abs(width - start.width) > 1e-3:
+    if size != start.config.min_dim or not abs(width - start.width) <= 1e-3:  # NaN in a damaged state, too
         raise InputError(
             f"{start.path}: an SSD{start.config.min_dim} of width {start.width:g} (found --size {size}, --width "
             f"{width:g}); leave out --size and --width"

@@ -99,7 +99,7 @@ class CropClassifier(nn.Module):
 
 
 def pretrain_base(net, crops, ranks, state_file, passes, lr, num_workers):
-    """Train the base of an SSD, in place, for some passes to classify ObjectCrops (AdamW, cosine schedule).
+    """Train the base of an SSD, in place, to classify ObjectCrops, for `passes` passes (AdamW, cosine schedule).
 
     All ranks do the same computation. Rank 0 writes `state_file` after each pass; if it exists, training continues
     from it. Raises InputError if no object is large enough, or the state belongs to another network.

@@ -159,7 +159,7 @@ def draw_crop(rng, canvas, boxes, min_crop=0.3):
 
 
 def draw_frame(rng, window, width, height, aspect):
-    """Return a frame's Window, which contains `window`, at a random place, beyond the image only if necessary.
+    """Extend a Window to a frame's aspect ratio, at a random place; beyond the image only if necessary.
 
     width, height: of the image in pixels. aspect: width / height of the frame.
     """

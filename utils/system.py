@@ -2,6 +2,7 @@
 
 import ctypes
 import platform
+import re
 import signal
 import sys
 from contextlib import contextmanager, suppress
@@ -14,17 +15,10 @@ from utils.errors import InputError
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# Parts of the RuntimeError messages of PyTorch, oneDNN, OpenVINO, cuBLAS and cuDNN when they are out of memory.
-_OUT_OF_MEMORY = (
-    "can't allocate memory",
-    "DefaultCPUAllocator",
-    "out of memory",
-    "bad_alloc",
-    "bad allocation",
-    "Failed to allocate memory",
-    "could not create a memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "unable to find an engine to execute this computation",
+# Found in the RuntimeError messages of PyTorch, oneDNN, OpenVINO, cuBLAS and cuDNN when they are out of memory.
+_OUT_OF_MEMORY = re.compile(
+    "can't allocate memory|DefaultCPUAllocator|out of memory|bad.alloc|Failed to allocate memory"
+    "|could not create a memory|CUBLAS_STATUS_ALLOC_FAILED|unable to find an engine to execute this computation"
 )
 
 
@@ -105,7 +99,7 @@ def report_out_of_memory(remedy):
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and not any(words in str(error) for words in _OUT_OF_MEMORY):
+        if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
             raise
         raise InputError(f"out of memory; {remedy}") from error
 

@@ -23,7 +23,7 @@ _COCO = "http://images.cocodataset.org"
 
 @dataclass(frozen=True)
 class Archive(Remote):
-    """An archive, the folder to unpack it to, and a glob pattern with the number of its files that match it."""
+    """An archive and where to unpack it. It is unpacked if at least `count` files with content match `pattern`."""
 
     unpack_to: str = "."
     pattern: str = "*"

@@ -128,7 +128,6 @@ def test_a_compiled_network_computes_the_same(monkeypatch):
 def test_faster_layers_on_cpu_and_the_callers_network_stays(monkeypatch, precision, capable, layer, count):
     """On a CPU that does not compute in bfloat16, its convolutions have no fast form."""
     monkeypatch.setattr("inference.detector.cpu_computes_bfloat16", lambda: capable)
-    monkeypatch.setattr("inference.winograd.mkl_is_slow", lambda: False)
     net = CheckpointInfo().build().eval()  # at width 1, the convolutions are large enough for Winograd
     detector = Detector.of_network(net, CheckpointInfo(), "cpu", precision)
     assert [sum(type(module) is layer for module in one.modules()) for one in (detector.net, net)] == [count, 0]
