@@ -117,7 +117,7 @@ def check_outputs(args, inputs):
 
 
 def file_key(path):
-    """Return a key that all names of a file share, also where upper and lower case are the same."""
+    """Return a key that is the same for all names of an existing file: links, and on some systems letter case."""
     try:
         info = Path(path).stat()
     except (OSError, ValueError):

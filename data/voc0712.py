@@ -159,7 +159,7 @@ class VOCDetection(torch.utils.data.Dataset):
         self.ids = [entry for image_set in image_sets for entry in self._read_split(image_set)]
 
     def _read_split(self, image_set):
-        """Return the (folder, image name) pairs of a split (year, name): of VOC<year>, or of the root if year is "".
+        """Return the (folder, image name) pairs of a split, (year, name); without a year, the folder is the root.
 
         Raises InputError if the split's file is missing, damaged or empty.
         """

@@ -63,7 +63,7 @@ def probe(path):
         re.M,
     )
     if not (kind and time_base and frame and shape and rates):  # an iPhone's HEIC has no rates
-        raise InputError(f"{path}: can't be read as a video or image ({reason(done.stderr)}); convert it")
+        raise InputError(f"{path}: can't be read as video or image ({reason(done.stderr)}); get it again or convert it")
     pixels, colors, width, height, wide, high = shape.groups()
     length = re.search(r"^  Duration: (\d+):(\d+):([\d.]+)", source, re.M)
     origin = re.search(r"^  Duration: .*?, start: (-?[\d.]+)", source, re.M)

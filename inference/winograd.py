@@ -53,7 +53,7 @@ def use_winograd(net):
 
 def mkl_is_slow():
     """Return True on an AMD with AVX512: MKL, which PyTorch uses for matrix products, uses only AVX2 there."""
-    return is_amd() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return torch.backends.cpu.get_cpu_capability() == "AVX512" and is_amd()
 
 
 def _gains(module):
@@ -71,7 +71,7 @@ class WinogradConv2d(nn.Module):
 
     Args:
         conv: nn.Conv2d; its parameters are shared. The transformed kernels are computed once and take four times the
-            memory, so later changes of the weight have no effect.
+            memory (eight times if they are packed), so later changes of the weight have no effect.
     """
 
     def __init__(self, conv):
@@ -79,6 +79,9 @@ class WinogradConv2d(nn.Module):
         self.weight, self.bias = conv.weight, conv.bias
         self.register_buffer("kernels", transform_kernels(conv.weight), persistent=False)
         self.packed = {} if mkl_is_slow() else None
+
+    def __getstate__(self):  # oneDNN's tensors can't be copied
+        return {**self.__dict__, "packed": None if self.packed is None else {}}
 
     def forward(self, x):
         """float32 [B, C, H, W] -> [B, K, H, W], channels last in memory."""
@@ -100,7 +103,7 @@ def convolve(x, kernels, bias=None, packed=None):
         x: float [B, C, H, W].
         kernels: from `transform_kernels`, [36, C, K].
         bias: [K] or None.
-        packed: a dict to multiply by oneDNN, whose forms of the kernels are kept in it; None to multiply by MKL.
+        packed: None to multiply by MKL; a dict to multiply by oneDNN, {number of tiles: kernels in its layout}.
 
     Returns:
         [B, K, H, W], channels last in memory.
@@ -113,8 +116,7 @@ def convolve(x, kernels, bias=None, packed=None):
     result = x.new_empty(batch, OUTPUTS * rows, OUTPUTS * columns, kernels.shape[2])
     outputs = result.view(batch, rows, OUTPUTS, columns, OUTPUTS, -1).permute(0, 1, 3, 2, 4, 5)  # [B, ., ., 4, 4, K]
     to_points, to_outputs = _INPUTS_TO_POINTS.to(x.dtype), _POINTS_TO_OUTPUTS.to(x.dtype)
-    # Kernels are packed for a number of tiles; with one image at a time, there are few.
-    images = 1 if packed is not None else max(1, CHUNK // (rows * columns))
+    images = max(1, CHUNK // (rows * columns)) if packed is None else 1  # few numbers of tiles
     for chunk in _chunks(batch, rows, columns, images):
         points = to_points @ inputs[chunk].reshape(-1, POINTS, channels)  # [tiles, 36, C]
         tiles = outputs[chunk]

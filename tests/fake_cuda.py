@@ -112,6 +112,9 @@ def rehearsal(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)  # autocast and choose_precision ask
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)  # choose_device asks
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)  # choose_device asks
+    # PyTorch 2.11 would start CUDA, and AdamW ask its driver.
+    monkeypatch.setattr("torch._subclasses.fake_tensor.init_gpu_context", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(torch.Tensor, "backward", backward)
     with FakeCuda() as cuda:
         yield cuda

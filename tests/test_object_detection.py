@@ -150,6 +150,7 @@ WRONG = {
     "good.png --coco a.json --trained_model helmet.pth": "--coco: COCO has no class helmet",
     "in.mp4 --trained_model state_4.pth": "state_4.pth: the state of a run",
     "in.mp4 --output link.mp4": "link.mp4: this is the input",
+    "in.mp4 --output hard.mp4 --overwrite": "hard.mp4: this is the input",
     "in.mp4 --json in.mp4": "--json in.mp4: this is the input",
     "in.mp4 --json output.mp4": "--json output.mp4: already the target",
     "in.mp4 --classes dog unicorn": "unicorn: unknown; the network knows aeroplane.*tvmonitor",
@@ -169,6 +170,7 @@ def test_mistakes_end_in_one_line_and_leave_nothing(tmp_path, run, monkeypatch, 
     for name in ("text.mp4", "bad.png", "mine.mp4", "mine_detections.csv", "folder2/mine.txt"):
         Path(name).write_text("no video or image\n" * 50)
     Path("link.mp4").symlink_to("in.mp4")
+    Path("hard.mp4").hardlink_to("in.mp4")
     write_image("good.png", GRAY)
     contents = read_file("tiny.pth")
     contents["state_dict"]["loc.0.weight"][0] = float("nan")

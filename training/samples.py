@@ -190,7 +190,7 @@ def run_batches(first, last, batch_size, ranks):
 
 
 def check_shared_memory(num_workers, batch_size, net):
-    """Raise InputError if /dev/shm is too small for the batches of this job's workers, which would wait forever."""
+    """Raise InputError if /dev/shm is too small for the batches of this machine's workers; they would wait forever."""
     images = PREFETCH * num_workers * batch_size * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's processes
     needed = math.ceil(images * (3 * net.size**2 + 24 * len(net.priors)) / 2**20)
     if Path("/dev/shm").is_dir() and needed > (free := shutil.disk_usage("/dev/shm").free >> 20):

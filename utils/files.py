@@ -94,15 +94,13 @@ def _is_running(process_id):
 
 
 def check_regular(path):
-    """Raise OSError unless `path` is a regular file with content: reading a device or a pipe may never end."""
+    """Raise OSError unless `path` is a regular file: reading a device or a pipe may never end."""
     try:
-        info = os.stat(path)  # noqa: PTH116 (path may be a str)
+        regular = stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 (path may be a str)
     except ValueError as error:  # a NUL in the name
         raise OSError(22, "invalid file name", str(path)) from error
-    if not stat.S_ISREG(info.st_mode):
+    if not regular:
         raise OSError(22, "not a regular file", str(path))
-    if not info.st_size:
-        raise OSError(22, "the file is empty", str(path))
 
 
 def cache_folder():

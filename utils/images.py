@@ -45,6 +45,8 @@ def decode_image(data):
     Raises:
         ValueError: the data is damaged, too large, or not an image; the message is a phrase.
     """
+    if not data:
+        raise ValueError("the file is empty")
     if data.startswith(_PNG) and not _is_complete_png(data):
         raise ValueError("damaged: truncated, or a chunk is larger than the file")
     # Each scan of a progressive JPEG is decoded for all pixels; usually, there are 10. In the video that some phones

@@ -115,13 +115,9 @@ def _refuse_zip_bomb(path):
 
 def is_plain(tensor):
     """Return whether an object from a file is a dense tensor of real numbers on the CPU, as weights are."""
-    return (
-        isinstance(tensor, torch.Tensor)
-        and tensor.layout is torch.strided
-        and tensor.device.type == "cpu"
-        and tensor.dtype in _DTYPES
-        and not tensor.is_nested
-    )
+    if not isinstance(tensor, torch.Tensor) or tensor.is_nested:
+        return False
+    return tensor.layout is torch.strided and tensor.device.type == "cpu" and tensor.dtype in _DTYPES
 
 
 def is_run_state(contents):

@@ -23,7 +23,7 @@ _COCO = "http://images.cocodataset.org"
 
 @dataclass(frozen=True)
 class Archive(Remote):
-    """An archive and where to unpack it. It is unpacked if at least `count` files with content match `pattern`."""
+    """An archive and where to unpack it. It counts as unpacked if `count` non-empty files match `pattern`."""
 
     unpack_to: str = "."
     pattern: str = "*"
