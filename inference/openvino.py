@@ -92,6 +92,7 @@ class OpenVINONetwork:
             "ENABLE_CPU_PINNING": False,  # the cores also decode and encode video
         }
         self.compiled = core.compile_model(model, "CPU", settings)
+        openvino.Tensor(np.zeros(1))  # loads OpenVINO's interface to NumPy; two threads at once would deadlock
         self._net = net  # owns the weights
         self._local = threading.local()  # an inference request serves one thread at a time
 

@@ -1,5 +1,7 @@
 """OpenVINO finds what PyTorch finds; int8 comes close and is cached. Run by test_openvino.py."""
 
+import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -157,6 +159,29 @@ def test_auto_is_the_fastest_precision_that_keeps_the_accuracy(capable, fastest,
     assert choose_openvino_precision("int8") == torch.int8
     for name in ("float16", *["bfloat16"] * (not capable)):
         refused(f"--precision {name}", choose_openvino_precision, name)
+
+
+FIRST_INFERENCES = """
+import builtins, sys, time
+from concurrent.futures import ThreadPoolExecutor
+import torch
+from inference import openvino as engine
+from tiny import lively_network
+engine.quantized = lambda core, *_: core.read_model(sys.argv[1])
+run = engine.OpenVINONetwork(lively_network()[0], torch.int8)
+load = builtins.__import__
+builtins.__import__ = lambda name, *args: time.sleep("multiarray" in name) or load(name, *args)
+with ThreadPoolExecutor(2) as pool:
+    list(pool.map(run, [torch.zeros(1, 3, 300, 300)] * 2))
+"""
+
+
+def test_the_first_inferences_of_two_threads(tmp_path, converted):
+    """OpenVINO imports a part of NumPy with the first array. Two threads at once could wait for each other for ever."""
+    openvino.serialize(converted, tmp_path / "net.xml")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", FIRST_INFERENCES, tmp_path / "net.xml"]
+    subprocess.run(command, env=environment, timeout=60, check=True)
 
 
 def test_nothing_is_reported_over_the_network(tmp_path, monkeypatch):
