@@ -89,7 +89,7 @@ def default_input():
 
 def check_outputs(args, inputs):
     """Raise InputError if a result would overwrite an input, another result, or a file that is not our own."""
-    from inference.inputs import MARK, Written
+    from inference.inputs import CONTAINERS, IMAGE_SUFFIXES, MARK, Written
 
     targets = [] if args.no_video else [("--output", one.target) for one in inputs]
     files = (("--json", args.json), ("--csv", args.csv), ("--coco", args.coco))
@@ -111,6 +111,8 @@ def check_outputs(args, inputs):
         if key in seen:
             raise InputError(f"{flag} {target}: already the target of another output; name another file")
         seen.add(key)
+        if flag != "--output" and target.suffix.lower() in (*IMAGE_SUFFIXES, *CONTAINERS):
+            raise InputError(f"{flag} {target}: the name of an image or video; choose another one")
         default_name = flag == "--output" and args.output is None and target.stem.endswith(MARK)
         if os.path.isfile(target) and not (args.overwrite or default_name or target in ours):  # noqa: PTH113 (long names)
             raise InputError(f"{target}: exists, and this program didn't write it; add --overwrite, or name another")

@@ -30,7 +30,7 @@ def get_args_parser():
     add = parser.add_argument_group("what is scored").add_argument
     help_text = "checkpoint (default: the 77.43 network if it is in weights/, else the embedded one)"
     add("--trained_model", metavar="FILE", help=help_text)
-    help_text = "score the files det_<split>_<class>.txt in this folder, or a COCO results JSON, instead of a network"
+    help_text = "score the det_<split>_<class>.txt in this folder (COCO data: or a results JSON) instead of a network"
     add("--detections", metavar="PATH", help=help_text)
 
     add = parser.add_argument_group("data").add_argument

@@ -39,7 +39,7 @@ def get_args_parser():
     add = parser.add_argument_group("data").add_argument
     add("--dataset", default="VOC", help="VOC, COCO, ILSVRC, or a folder in VOC format")
     add("--dataset_root", help="folder of the data (default: ~/data/VOCdevkit, ~/data/coco, ~/data/ILSVRC)")
-    help_text = "to train on (default: 2007_trainval 2012_trainval; train2017; train val1; a folder's train)"
+    help_text = "default: VOC 2007_trainval 2012_trainval; COCO train2017; ILSVRC train val1; a folder's train"
     add("--train_split", nargs="+", metavar="SPLIT", help=help_text)
     add("--val_split", metavar="SPLIT", help="to validate on, such as 2007_test or val")
     help_text = "class names (default: the data set's; for a folder, all annotated)"
@@ -322,13 +322,12 @@ def main(args):
 def check_batch(batch_size, accumulate, world, batch_norm):
     """Raise InputError unless a batch can be split among the processes and into parts."""
     if batch_size % world:
-        raise InputError(f"--batch_size {batch_size} counts all processes and must be a multiple of their {world}")
-    part = batch_size // world // accumulate
-    least = 2 if batch_norm else 1
+        raise InputError(f"--batch_size {batch_size}: not a multiple of the {world} processes; choose another one")
+    part, least = batch_size // world // accumulate, 2 if batch_norm else 1
     if part < least:
         raise InputError(
-            f"--batch_size {batch_size} leaves parts of {part} for {accumulate} parts on {world} processes; "
-            f"{'BatchNorm' if batch_norm else 'training'} needs {least}"
+            f"--batch_size {batch_size}: {part} images per part and process, but "
+            f"{'BatchNorm' if batch_norm else 'a step'} needs {least}; raise it, or lower --accumulate ({accumulate})"
         )
 
 

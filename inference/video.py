@@ -273,7 +273,7 @@ class VideoWriter(AbstractContextManager):
             tracks = ["-map", "0:v", "-map", "1:a", "-map_chapters", "-1"]
             if not source.complete or source.missing or self.frames < source.decoded:  # the sound ends with the frames
                 tracks += ["-t", f"{start + float(self.frames / self.rate):.6f}"]
-            first = ["-map", "0:v", "-map", "1:a:0", *tracks[4:], *codecs[0].split()]  # phones add one nobody decodes
+            first = ["-map", "0:v", "-map", "1:a:0", *tracks[4:], *codecs[0].split()]  # phones add unknown tracks
             attempts = [[*tracks, *" ".join(codecs).split()], [*tracks, "-c:a", "aac"], first, *attempts]
         for output in attempts:
             target = ["-c:v", "copy", "-movflags", "+faststart", url(self._target)]

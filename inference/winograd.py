@@ -17,7 +17,7 @@ CHUNK = 400  # tiles in work at a time: enough for fast matrix products, and few
 
 
 def _in_two_directions(rows, divisor=1):
-    """The Kronecker product transforms the columns and the rows of a flattened tile in one matrix product.
+    """Return a matrix that transforms the columns and the rows of a flattened tile at once (a Kronecker product).
 
     Many products are with zeros, but each value is read and written only once, and memory limits the speed.
     """
@@ -70,8 +70,8 @@ class WinogradConv2d(nn.Module):
     """A 3x3 convolution of stride 1 and padding 1, for inference.
 
     Args:
-        conv: nn.Conv2d; its parameters are shared. The transformed kernels are computed once and take four times the
-            memory (eight times if they are packed), so later changes of the weight have no effect.
+        conv: nn.Conv2d; its parameters are shared, but later changes of its weight have no effect. The transformed
+            kernels take four times its memory; packed, four times more for each number of tiles.
     """
 
     def __init__(self, conv):
@@ -116,7 +116,7 @@ def convolve(x, kernels, bias=None, packed=None):
     result = x.new_empty(batch, OUTPUTS * rows, OUTPUTS * columns, kernels.shape[2])
     outputs = result.view(batch, rows, OUTPUTS, columns, OUTPUTS, -1).permute(0, 1, 3, 2, 4, 5)  # [B, ., ., 4, 4, K]
     to_points, to_outputs = _INPUTS_TO_POINTS.to(x.dtype), _POINTS_TO_OUTPUTS.to(x.dtype)
-    images = max(1, CHUNK // (rows * columns)) if packed is None else 1  # few numbers of tiles
+    images = max(1, CHUNK // (rows * columns)) if packed is None else 1  # fewer packed kernels
     for chunk in _chunks(batch, rows, columns, images):
         points = to_points @ inputs[chunk].reshape(-1, POINTS, channels)  # [tiles, 36, C]
         tiles = outputs[chunk]
@@ -130,7 +130,7 @@ def _multiply(points, kernels, packed):
     tiles, outputs = len(points), kernels.shape[2]
     if packed is None:
         return torch.bmm(points.transpose(0, 1), kernels).transpose(0, 1)
-    # As a 1x1 convolution with a group of channels for each point, of an image with a pixel for each tile.
+    # A grouped 1x1 convolution does this: each point is a group of channels, and each tile a pixel.
     image = points.reshape(1, tiles, 1, -1).permute(0, 3, 1, 2)
     settings = [0, 0], [1, 1], [1, 1], POINTS  # padding, stride, dilation, groups
     if tiles not in packed:

@@ -76,7 +76,7 @@ class Evaluation:
 
 
 def read_detections(path, images):
-    """Read saved detections: a folder of det_<split>_<class>.txt, or a COCO results JSON. Returns a Scored.
+    """Read a folder of det_<split>_<class>.txt or, for COCO data, a results JSON. Returns a Scored.
 
     Raises InputError if a file is missing or invalid.
     """

@@ -29,14 +29,14 @@ class EvaluationSet:
     notes: tuple[str, ...]  # a line for each kind of data that was left out
 
     def category_ids(self, class_names):
-        """Return COCO's category ids of the classes, None for one that isn't listed; the names for other data."""
+        """Return the classes' COCO category ids (None for one that the JSON lacks), or the names for other data."""
         if self.coco is None:
             return list(class_names)
         id_of = dict(zip(self.coco.class_names, self.coco.category_ids, strict=True))
         return [id_of.get(name) for name in class_names]
 
     def ground_truth(self, class_names):
-        """Return the objects of `class_names` (GroundTruthArrays, labels index it), and notes about the others.
+        """Return (GroundTruthArrays of these classes, notes about other objects); labels index `class_names`.
 
         In VOC's format, unknown names are tried in lower case (see `known_name`).
         Raises InputError if there are no objects of these classes, or difficult ones only.

@@ -140,7 +140,7 @@ WRONG = {
     ". --output tiny.pth": "tiny.pth: this is a file",
     ". --output .": "png: this is the input",
     "in.mp4 --output mine.mp4": "mine.mp4: exists, and this program didn't write it",
-    "in.mp4 --json good.png": "good.png: exists, and",
+    "in.mp4 --json good.png --overwrite": "--json good.png: the name of an image",
     "in.mp4 --csv mine_detections.csv": "mine_detections.csv: exists, and",
     "in.mp4 --coco a.json": "--coco: COCO results support only images",
     "good.png --crops folder2": "--crops folder2: this folder holds other files",

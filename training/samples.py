@@ -45,7 +45,7 @@ def open_images(dataset, root=None, splits=None, classes=None, keep_difficult=Fa
     root = Path(root).expanduser() if root else None
     dataset = str(Path(dataset).expanduser())
     if dataset in ("COCO", "ILSVRC") and classes:
-        raise InputError(f"--classes: {dataset} has its own")
+        raise InputError(f"--classes: {dataset} has its own; leave it out")
     if dataset == "COCO":
         if splits and len(splits) > 1:
             raise InputError("--train_split: COCO takes one split, such as train2017")

@@ -46,7 +46,7 @@ def open_folder(folder, ranks, lock=True):
 def identify_run(dataset, images, class_names, net, optimizer, seed, batch_size):
     """Return the settings that must be the same when a run is resumed, as plain values.
 
-    Length, learning rate, workers, device, precision and logging may change.
+    Length, learning rate, workers, device, precision and logging may change; `restore` refuses another --freeze.
     """
     names = [entry[-1] if isinstance(entry, tuple) else entry for entry in images.ids]  # without the data's folder
     listed = "\n".join(map(str, names)).encode("utf-8", "surrogateescape")

@@ -1,9 +1,9 @@
 """SSD's data augmentation: photometric distortion, expansion, IoU-constrained crop, mirror.
 
-The distributions are the paper's (section 2.2, "Data augmentation", and section 3.6 for the expansion), as the
-reference implementation draws them. The computation differs: expansion, crop and mirror are drawn first and applied as
-one warp from the source image to the network's input. Colors are then distorted in the small result, inside the image
-only. The expanded image, up to sixteen times as large, is never allocated.
+The distributions are the paper's (section 2.2, "Data augmentation", and section 3.6 for the expansion), with the
+reference implementation's sizes of crops. The computation differs: expansion, crop and mirror are drawn first and
+applied as one warp from the source image to the network's input. Colors are then distorted in the small result, inside
+the image only. The expanded image, up to sixteen times as large, is never allocated.
 """
 
 import math
@@ -45,7 +45,7 @@ class SSDAugmentation:
         subtract_mean: if False, return uint8; the mean can then be subtracted later, on the device.
         rng: numpy Generator; may be replaced between calls. If None, each call seeds one from torch's generator, which
             a DataLoader seeds for each worker and epoch.
-        min_crop: minimum width and height of a crop, as a fraction of the image's.
+        min_crop: minimum width and height of a crop, as a fraction of the (expanded) image's.
         frame_aspect: width / height of the video frames to train for. Half of the crops are then extended to this
             aspect ratio and resized to the square input, as frames are in detection. None (the paper): off.
     """

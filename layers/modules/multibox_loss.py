@@ -10,8 +10,8 @@ from ..box_utils import VARIANCE, match
 class MultiBoxLoss(nn.Module):
     """Localization loss (smooth L1) and confidence loss (softmax) over matched priors and mined negatives.
 
-    Both are sums over the batch divided by N, the number of matched priors of the whole batch (of all ranks in
-    distributed training). If N is 0, both are 0, and backward() still works.
+    Both are sums over the batch divided by N, the number of its matched priors (in distributed training, the mean over
+    the ranks). If no prior is matched, both are 0, and backward() still works.
 
     The arguments are those of ssd.pytorch. `prior_for_matching`, `bkg_label`, `neg_mining`, `neg_overlap`,
     `encode_target` and `use_gpu` have no effect.
@@ -102,7 +102,7 @@ class MultiBoxLoss(nn.Module):
 
 
 def matched_priors(conf_t):
-    """Return N of the loss, at least 1: the matched priors of the batch, or their mean over the ranks.
+    """Return N of the loss: the number of matched priors, at least 1; with several ranks, the mean over them.
 
     DistributedDataParallel averages the gradients over the ranks. With the mean, the result is the gradient of a single
     process that computes the whole batch.

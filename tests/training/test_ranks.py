@@ -166,5 +166,5 @@ def test_what_the_host_has_to_know_goes_over_gloo(monkeypatch):
 
 def test_a_batch_that_cannot_be_shared():
     check_batch(8, 2, 2, batch_norm=True)
-    refused("multiple of their 3", check_batch, 32, 1, 3, batch_norm=False)
-    refused("parts of 1 for 4 parts", check_batch, 8, 4, 2, batch_norm=True)
+    refused("multiple of the 3", check_batch, 32, 1, 3, batch_norm=False)
+    refused(": 1 images per part and process, but BatchNorm needs 2", check_batch, 8, 4, 2, batch_norm=True)
