@@ -105,8 +105,7 @@ def get_args_parser():
 def main(args):
     """Train as the flags say, from the first (or the resumed) iteration to the last.
 
-    Raises:
-        InputError: data, weights or flags are invalid, a loss is not finite, or a file can't be written.
+    Raises InputError if data, weights or flags are invalid, a loss is not finite, or a file can't be written.
     """
     if args.finetune and args.basenet:
         raise InputError("--finetune contains a base network; leave out --basenet")

@@ -117,8 +117,7 @@ def _is_box(values):
 def get_label_map(label_file):
     """Read a label map of ssd.pytorch (lines such as "90,80,toothbrush") as {category id: label from 1}.
 
-    Raises:
-        InputError: the file can't be read, or a line does not start with two numbers.
+    Raises InputError if the file can't be read, or a line does not start with two numbers.
     """
     try:
         lines = Path(label_file).read_text(encoding="utf-8").splitlines()

@@ -219,6 +219,8 @@ def _to_array(image):
     if isinstance(image, str | PathLike):
         return read_image(image)
     if isinstance(image, Image.Image):
+        if image.mode[0] in "IF":  # 16 or 32 bits, which Pillow would clip to white
+            raise ValueError(f"expected a PIL image of 8 bits, found mode {image.mode}")
         image = np.asarray(image.convert("RGB"))
     if isinstance(image, torch.Tensor):
         if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:

@@ -3,10 +3,11 @@
 import os
 import re
 import subprocess
-from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean, median
 
 import imageio_ffmpeg
 
@@ -37,8 +38,7 @@ class VideoInfo:
 def probe(path):
     """Decode the first frame of a video file and return its VideoInfo.
 
-    Raises:
-        InputError: the file is missing, unreadable, or not a video.
+    Raises InputError if the file is missing, unreadable, or not a video.
     """
     try:
         check_regular(path)
@@ -68,11 +68,13 @@ def probe(path):
     length = re.search(r"^  Duration: (\d+):(\d+):([\d.]+)", source, re.M)
     origin = re.search(r"^  Duration: .*?, start: (-?[\d.]+)", source, re.M)
     origin = float(origin[1]) if origin else 0.0
+    seconds = int(length[1]) * 3600 + int(length[2]) * 60 + float(length[3]) if length else 0.0
     tagged = re.search(r"[( ](bt|smpte|fcc|ycgco|ictcp|gbr)", colors or "")
     return VideoInfo(
         size=(int(width), int(height)),
         rate=_nominal_rate(path, *rates.groups()[:2]),
-        duration=int(length[1]) * 3600 + int(length[2]) * 60 + float(length[3]) if length else 0.0,
+        # Matroska's duration includes the time before the first time stamp.
+        duration=seconds - origin * (kind[1] == "matroska"),
         origin=origin,
         start=int(frame[1]) * int(time_base[1]) / int(time_base[2]) - origin,
         sound=tuple(re.findall(r"^ *Stream #0:\d+.*?: Audio: (\w+)", source, re.M)),
@@ -86,22 +88,33 @@ def _nominal_rate(path, average, lowest):
     """Return the frame rate of a video as a Fraction.
 
     ffmpeg prints the average rate ("fps") and the lowest one that holds all time stamps ("tbr"). They are equal in a
-    constant-rate video. A few late frames lower fps and multiply tbr.
+    constant-rate video. Pauses lower fps, and late frames multiply tbr.
     """
     average, lowest = (float((text or "0").replace("k", "e3")) for text in (average, lowest))
-    rate = lowest if average <= lowest <= 1.5 * average else average or lowest
-    if not 1 <= rate < 1000:  # time stamps in milliseconds and no rate, or too few decimals: measure it
-        with suppress(RuntimeError, ValueError, ZeroDivisionError):
-            count, seconds = imageio_ffmpeg.count_frames_and_secs(url(path))
-            measured = min(count / seconds, 240)
-            return Fraction(round(measured)) if measured >= 1 else Fraction(measured).limit_denominator(1000)
-        return Fraction(25)
+    rate = lowest if average <= lowest else average
+    if lowest > 1.5 * average or not 1 <= rate < 1000:
+        return _usual_rate(path)
     # ffmpeg rounds to two decimals: 29.97 is 30000/1001, 23.98 is 24000/1001 and 8.33 is 25/3.
     ntsc = Fraction(round(rate) * 1000, 1001)
-    if round(float(ntsc), 2) == rate:
+    if rate != round(rate) and round(float(ntsc), 2) == rate:
         return ntsc
     candidates = (Fraction(rate).limit_denominator(limit) for limit in range(1, 101))
     return next(candidate for candidate in candidates if abs(candidate - Fraction(rate)) <= Fraction(1, 199))
+
+
+def _usual_rate(path):
+    """Measure the frame rate of a video without its pauses."""
+    done = run([*READ_ONLY_FILES, "-i", url(path), "-map", "0:V:0", "-c", "copy", "-f", "framecrc", "-"])
+    tick = re.search(rb"#tb 0: (\d+/\d+)", done.stdout)
+    shown = sorted({int(time) for time in re.findall(rb"^0, *-?\d+, *(-?\d+)", done.stdout, re.M)})
+    steps = [after - before for before, after in pairwise(shown)]
+    if not tick or not steps:
+        return Fraction(25)
+    usual = [step for step in steps if step < 1.5 * median(steps)]
+    measured = min(1 / (fmean(usual) * Fraction(tick[1].decode())), 240.0)
+    nominal = (Fraction(round(measured)), Fraction(round(measured) * 1000, 1001))
+    closest = min(nominal, key=lambda rate: abs(rate - measured))
+    return closest if abs(closest - measured) < 0.01 * measured else Fraction(measured).limit_denominator(1000)
 
 
 def stream_ends(path):

@@ -91,7 +91,7 @@ def _file(path, name=None):
 
 def _from_stdin(temporary):
     """Copy stdin to a file: most video formats can't be read without seeking."""
-    if sys.stdin.isatty():
+    if sys.stdin is None or sys.stdin.isatty():
         raise InputError("-: nothing is piped into stdin; name a file, or pipe one in")
     temporary.mkdir()
     path = temporary / "stdin"

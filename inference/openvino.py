@@ -41,8 +41,7 @@ _CACHE_FORMAT = "5"  # increase it when the quantization changes
 def require(*names):
     """Import packages of requirements-engines.txt by name; return the modules.
 
-    Raises:
-        InputError: a package is missing, or can't be imported.
+    Raises InputError if a package is missing, or can't be imported.
     """
     os.environ.setdefault("NNCF_CI", "1")  # otherwise NNCF reports its use over the network
     modules = []
@@ -58,8 +57,7 @@ def require(*names):
 def choose_openvino_precision(name):
     """Return the torch.dtype for a precision's name; "auto" is the fastest one that keeps the accuracy, never int8.
 
-    Raises:
-        InputError: OpenVINO or this CPU does not support it, or a package is missing.
+    Raises InputError if OpenVINO or this CPU does not support it, or a package is missing.
     """
     (openvino,) = require("openvino")
     if name == "int8" and find_spec("nncf") is None:

@@ -212,8 +212,7 @@ class Summary:
 class Display:
     """A window. `closed` is True once its user has pressed q or Esc, or closed it.
 
-    Raises:
-        InputError: no window can be opened.
+    Raises InputError if no window can be opened.
     """
 
     TITLE = "Object detection (q quits)"

@@ -46,8 +46,9 @@ class EvaluationSet:
         labels = np.array([label_of.get(name, -1) for name in names], np.int64)[self.objects.labels]
         known = labels >= 0
         if not (known & ~self.objects.difficult).any():
+            what = "only difficult objects" if known.any() else "no objects"
             annotated = _first(self.class_names) or "nothing"
-            raise InputError(f"{self.title}: no objects of {_first(class_names)}; annotated: {annotated}")
+            raise InputError(f"{self.title}: {what} of {_first(class_names)}; annotated: {annotated}")
         counts = Counter(self.class_names[label] for label in self.objects.labels[~known].tolist())
         others = [f"{name} ({number})" for name, number in counts.most_common()]
         notes = note("left out the objects of {} outside the class list", "class name", others)

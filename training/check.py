@@ -68,7 +68,8 @@ def check_images(images, class_names, ranks, num_workers=4, name_all=False):
         )
     if not objects:
         raise InputError(
-            f"{images.root}: no objects to train on in {count(len(images), 'image')}; use another --train_split"
+            f"{images.root}: no objects to train on in {count(len(images), 'image')}; use another --train_split, "
+            "or --keep_difficult"
         )
     ranks.say(f"training on {count(len(usable), 'image')} with {count(objects, 'object')}")
     return usable

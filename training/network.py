@@ -61,8 +61,7 @@ def load_fitting(net, weights, start, class_names, say):
 
     If the CheckpointInfo `start` has class names, the class heads are loaded per class, by name.
 
-    Raises:
-        InputError: the base network doesn't fit.
+    Raises InputError if the base network doesn't fit.
     """
     own = net.state_dict()
     fitting = {key: value for key, value in weights.items() if key in own and own[key].shape == value.shape}
@@ -91,8 +90,7 @@ def load_base(net, name, say):
 
     If the reduced one is requested but not available, torchvision's copy is used instead.
 
-    Raises:
-        InputError: neither is available, or the file does not fit.
+    Raises InputError if neither is available, or the file does not fit.
     """
     try:
         path = resolve(name)

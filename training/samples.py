@@ -9,7 +9,6 @@ import math
 import os
 import shutil
 import signal
-from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -63,8 +62,6 @@ def open_images(dataset, root=None, splits=None, classes=None, keep_difficult=Fa
         raise InputError(f"--dataset {dataset}: not VOC, COCO, ILSVRC or a folder")
     images = VOCDetection(root, image_sets, dataset_name=dataset)
     classes = tuple(classes or _annotated_classes(images))
-    if not classes:
-        raise InputError(f"{dataset}: no readable annotation contains an object; check its Annotations folder")
     if repeated := [name for index, name in enumerate(classes) if name in classes[:index]]:
         raise InputError(f"--classes: {repeated[0]} is listed twice")
     images.target_transform = VOCAnnotationTransform({name: i for i, name in enumerate(classes)}, keep_difficult)
@@ -79,10 +76,15 @@ def _year_and_split(name):
 
 def _annotated_classes(images):
     """Return the class names in the annotations, sorted. Damaged annotations are skipped; the check reports them."""
-    names = set()
+    names, errors = set(), []
     for index in range(len(images)):
-        with suppress(InputError):
+        try:
             names.update(read_annotation(images.annotation_path(index)).names)
+        except InputError as error:
+            errors.append(error)
+    if not names:
+        reasons = "".join(f"; {error}" for error in errors[:1])
+        raise InputError(f"{images.root}: no readable annotation contains an object{reasons}")
     return sorted(names)
 
 
@@ -216,8 +218,7 @@ def build_loader(samples, batches, collate, num_workers, device):
 def batches_on(device, loader):
     """Yield ((images, loc_t, conf_t) on the device, image indices) of a loader.
 
-    Raises:
-        InputError: an image or annotation can't be read any more.
+    Raises InputError if an image or annotation can't be read any more.
     """
     try:
         for *batch, indices in loader:

@@ -22,8 +22,7 @@ DAMAGED = (LookupError, ValueError, RuntimeError, TypeError, AttributeError, Ari
 def open_folder(folder, ranks, lock=True):
     """Create the folder of a run and, with `lock`, lock it: two processes would overwrite each other's states.
 
-    Raises:
-        InputError: it can't be created, or another process trains in it.
+    Raises InputError if it can't be created, or another process trains in it.
     """
     try:
         str(folder).encode()  # TensorBoard needs it
@@ -108,8 +107,7 @@ def save_state(folder, iteration, contents, keep):
     Later states are removed: the run was continued from an earlier one. No random generator is saved, because samples
     and augmentation depend only on the iteration and the seed.
 
-    Raises:
-        InputError: it can't be written; the earlier states remain.
+    Raises InputError if it can't be written; the earlier states remain.
     """
     contents = {"format": FORMAT, "iteration": iteration, **contents}
     path = folder / f"state_{iteration}.pth"

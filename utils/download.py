@@ -50,8 +50,7 @@ def fetch(remote, folder):
 
     The data is written to NAME.part, which the next try or run resumes. The file is renamed after it is verified.
 
-    Raises:
-        InputError: the download failed, or the file (new or existing) is not the published one.
+    Raises InputError if the download failed, or the file (new or existing) is not the published one.
     """
     target = Path(folder) / remote.name
     part = target.with_name(f"{target.name}.part")

@@ -26,8 +26,7 @@ def whole_file(path):
     to the disk and renamed to `path`; when it raises, the temporary file is removed and an earlier `path` stays. The
     temporary files of killed processes are removed by the next process of the same machine that writes to the folder.
 
-    Raises:
-        InputError: the file can't be written.
+    Raises InputError if the file can't be written.
     """
     path = Path(path)
     target = Path(os.path.realpath(path))  # write through a link instead of replacing it

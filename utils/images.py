@@ -19,8 +19,7 @@ _JPEG, _JPEG_SCAN = b"\xff\xd8", b"\xff\xda"
 def read_image(path):
     """Read an image as uint8 RGB [H, W, 3], rotated as its EXIF data says; grayscale and alpha are converted.
 
-    Raises:
-        InputError: the file is missing, damaged, too large, or not an image.
+    Raises InputError if the file is missing, damaged, too large, or not an image.
     """
     image = read_bgr(path)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
@@ -103,8 +102,7 @@ def is_image(path):
 def write_image(path, image):
     """Write uint8 RGB [H, W, 3] in the format of the suffix.
 
-    Raises:
-        InputError: the file can't be written, or the suffix is not an image's.
+    Raises InputError if the file can't be written, or the suffix is not an image's.
     """
     path = Path(path)
     if not is_image(path):

@@ -25,8 +25,7 @@ _OUT_OF_MEMORY = re.compile(
 def choose_device(name):
     """Return the torch.device for "auto" (CUDA if available, else CPU), "cpu", "cuda", "cuda:N" or "mps".
 
-    Raises:
-        InputError: the device does not exist.
+    Raises InputError if the device does not exist.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -55,8 +54,7 @@ def device_name(name, engine="auto", precision="auto", cuda=True):
 def choose_precision(name, device):
     """Return the torch.dtype for a name; "auto" is the fastest one on `device`.
 
-    Raises:
-        InputError: the name is unknown.
+    Raises InputError if the name is unknown.
     """
     if name in PRECISIONS:
         return PRECISIONS[name]

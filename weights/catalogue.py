@@ -63,8 +63,7 @@ def resolve(name_or_path=None):
     Otherwise, NAME and weights/NAME mean the file in this project's weights/ folder. If it is missing, and the
     catalogue contains it, it is downloaded.
 
-    Raises:
-        InputError: there is no such file, or the download failed.
+    Raises InputError if there is no such file, or the download failed.
     """
     if name_or_path is None:
         preferred = FOLDER / PREFERRED

@@ -63,8 +63,7 @@ class CheckpointInfo:
 def save_checkpoint(path, net, info, half=False):
     """Write an SSD and its CheckpointInfo to a file, completely or not at all; in float16 if `half`.
 
-    Raises:
-        InputError: a weight is not finite in the stored precision, or the file can't be written.
+    Raises InputError if a weight is not finite in the stored precision, or the file can't be written.
     """
     state = {key: tensor.cpu().contiguous() for key, tensor in net.state_dict().items()}
     if half:
@@ -87,14 +86,13 @@ def save_file(contents, path):
 def read_file(path):
     """Return the contents of a .pth file, tensors on the CPU.
 
-    Raises:
-        InputError: the file is missing, damaged, not a PyTorch file, or contains code.
+    Raises InputError if the file is missing, damaged, not a PyTorch file, or contains code.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: this is a folder" if path.is_dir() else missing(path))
     try:
-        _refuse_zip_bomb(path)
+        _check_form(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds of exceptions on a damaged file
         if isinstance(error, pickle.UnpicklingError) and ("weights_only" in str(error) or "Unsupported" in str(error)):
@@ -102,11 +100,11 @@ def read_file(path):
         raise InputError(f"{path}: truncated, damaged or unsafe ({_first_line(error)}); get it again") from error
 
 
-def _refuse_zip_bomb(path):
-    """Raise ValueError if a zip file unpacks to more than its own size; torch.save doesn't compress."""
+def _check_form(path):
+    """Raise an exception unless a file is a pickle, or a zip file that unpacks to at most its own size."""
     with path.open("rb") as file:
-        if file.read(4) != b"PK\x03\x04":
-            return  # the old format of torch.save is a pickle
+        if file.read(1) == b"\x80":
+            return  # the old format of torch.save
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(record.file_size for record in archive.infolist())
     if unpacked > path.stat().st_size:

@@ -82,6 +82,7 @@ def test_other_input_is_refused(checkpoint, tmp_path):
         *((item, ValueError, array_message) for item in (image[0], image[..., :2], image.astype(float), image[:0])),
         *((item, ValueError, tensor_message) for item in (tensor, torch.zeros(3, 9, 9), tensor.permute(2, 0, 1)[None])),
         (tmp_path / "none.png", InputError, r"none\.png"),
+        (Image.new("I;16", (9, 9)), ValueError, "PIL image of 8 bits"),
     ):
         with pytest.raises(error, match=message):
             detector([image, item])

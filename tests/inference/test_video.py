@@ -36,13 +36,13 @@ class TestFrames:
         assert all(frame.flags.writeable and frame.dtype == np.uint8 for frame in frames)
         np.testing.assert_array_equal(np.stack(frames), decode(path, (96, 64)))
 
-    @pytest.mark.parametrize(
-        "kind",
-        ["30000/1001 mp4", "30000/1001 mkv", "24000/1001 ts", "25/2 mp4", "60 avi", "25 webm", "256 mp4", "1/60 mp4"],
-    )
+    @pytest.mark.parametrize("kind", [
+        "30000/1001 mp4", "30000/1001 mkv", "24000/1001 ts", "25/2 mp4", "60 avi", "25 webm", "256 mp4", "1/60 mp4",
+        "2 mp4", "25 mkv that starts late",
+    ])  # fmt: skip
     def test_keep_their_rate_and_number(self, tmp_path, kind):
-        rate, suffix = kind.split()
-        codec = ["-c:v", "libvpx"] if suffix == "webm" else []
+        rate, suffix, *late = kind.split(maxsplit=2)
+        codec = ["-c:v", "libvpx"] if suffix == "webm" else ["-output_ts_offset", "100"] if late else []
         path = make_video(tmp_path / f"in.{suffix}", rate=rate, frames=41, extra=codec)
         reader, writer = copy_video(path, tmp_path / "out.mp4")
         assert reader.rate == rate_of(tmp_path / "out.mp4") == Fraction(rate)
@@ -51,13 +51,14 @@ class TestFrames:
 
     @pytest.mark.parametrize(("name", "codec", "times", "ticks"), [
         ("two late frames.mp4", ["-bf", 0], "N*3000+1200*eq(N,20)+1800*eq(N,40)", 90_000),
+        ("a pause.mp4", [], "N*1500+135000*gte(N,30)", 90_000),
         ("of a browser.webm", ["-c:v", "libvpx"], "N*33+floor(9*random(0))", 1000),
     ])  # fmt: skip
     def test_of_a_variable_rate_get_the_nominal_one_and_keep_the_length(self, tmp_path, name, codec, times, ticks):
         extra = [*codec, "-vf", f"settb=1/{ticks},setpts='{times}'", *PASS, "-enc_time_base", f"1:{ticks}"]
         copy_video(make_video(tmp_path / name, rate="30", frames=90, extra=extra), tmp_path / "out.mp4")
         rate = rate_of(tmp_path / "out.mp4")
-        assert 28 <= rate <= 31 if "browser" in name else rate == 30
+        assert 28 <= rate <= 31 if "browser" in name else rate == (60 if "pause" in name else 30)
         assert len(decode(tmp_path / "out.mp4", (64, 48))) / rate == pytest.approx(3, abs=1.5 / 28)
 
     @pytest.mark.parametrize(("size", "even"), [((193, 145), (194, 146)), ((192, 145), (192, 146))])

@@ -129,3 +129,6 @@ def test_a_batch_has_the_targets_of_the_criterion(images, priors300):
 def test_what_cannot_be_opened(tmp_path, settings, words):
     folder = make_voc(tmp_path, OBJECTS, split="train")
     refused(words, samples.open_images, **{"dataset": str(folder), **settings})
+    for path in (folder / "Annotations").iterdir():
+        path.write_text("<annotation>")
+    refused(r"no readable annotation contains an object; .*p0\.xml: ", samples.open_images, str(folder))

@@ -137,6 +137,8 @@ class TestRefused:
     def test_something_else(self, tmp_path, contents, words):
         torch.save(contents, tmp_path / "else.pth")
         assert str(tmp_path / "else.pth") in refused(words, load_network, tmp_path / "else.pth")
+        (tmp_path / "else.pth").write_bytes(b"\xff\xd8")
+        refused(r"else\.pth: truncated, damaged or unsafe", load_network, tmp_path / "else.pth")  # not "contains code"
 
     @pytest.mark.parametrize(("name", "size"), [("vgg.40.weight", 3), ("vgg.14.bias", None), ("conf.2.weight", 3)])
     def test_a_layer_too_many_or_missing_or_of_another_shape(self, tmp_path, name, size):
