@@ -110,8 +110,9 @@ def _usual_rate(path):
     steps = [after - before for before, after in pairwise(shown)]
     if not tick or not steps:
         return Fraction(25)
-    usual = [step for step in steps if step < 1.5 * median(steps)]
-    measured = min(1 / (fmean(usual) * Fraction(tick[1].decode())), 240.0)
+    pause = 1.5 * median(steps)
+    usual = fmean(step for step in steps if step < pause)
+    measured = min(1 / (usual * Fraction(tick[1].decode())), 240.0)
     nominal = (Fraction(round(measured)), Fraction(round(measured) * 1000, 1001))
     closest = min(nominal, key=lambda rate: abs(rate - measured))
     return closest if abs(closest - measured) < 0.01 * measured else Fraction(measured).limit_denominator(1000)
