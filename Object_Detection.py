@@ -151,12 +151,7 @@ def detect(args, inputs, errors):
         out = sys.stderr if args.json == "-" else sys.stdout  # stdout is only for JSON
         tell = partial(say, file=out) if ranks.is_main and not args.quiet else lambda text: None
         detector = Detector(
-            weights,
-            device=str(device),
-            precision=args.precision,
-            threshold=args.threshold,
-            engine=args.engine,
-            calibration=args.calibration,
+            weights, str(device), args.precision, args.threshold, engine=args.engine, calibration=args.calibration
         )
         stop = opened.enter_context(StopSignals())  # until here, a signal ends the run without any result
         tell(f"network: {detector.description}; {detector.info.quality}; threshold {detector.threshold:g}")
@@ -182,7 +177,7 @@ def detect(args, inputs, errors):
             stop=stop,
             show_progress=ranks.is_main and not args.quiet,
         )
-        errors *= ranks.is_main  # rank 0 reports the missing inputs
+        errors = errors if ranks.is_main else []  # rank 0 reports the missing inputs
         reports = detect_all(pipeline, inputs[ranks.rank :: ranks.world], errors, write=not args.no_video)
         results.gather()
         lines = chain.from_iterable(ranks.gather([report(reports, ranks)]))

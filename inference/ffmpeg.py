@@ -56,12 +56,8 @@ def probe(path):
     shape = re.search(
         r"Video: rawvideo.*?, (\w+)(\((?:[^()]|\([^()]*\))*\))?, (\d+)x(\d+)(?:.*?SAR (\d+):(\d+))?", output
     )
-    rates = re.search(
-        r"^ *Stream #0:.*?: Video: (?!.*\(attached pic\))"
-        r".*?(?:, ([\d.]+k?) fps)?(?:, ([\d.]+k?) tbr)?(, [\d.]+k? tbn|$)",
-        source,
-        re.M,
-    )
+    video = r"^ *Stream #0:.*?: Video: (?!.*\(attached pic\))"
+    rates = re.search(video + r".*?(?:, ([\d.]+k?) fps)?(?:, ([\d.]+k?) tbr)?(, [\d.]+k? tbn|$)", source, re.M)
     if not (kind and time_base and frame and shape and rates):  # an iPhone's HEIC has no rates
         raise InputError(f"{path}: can't be read as video or image ({reason(done.stderr)}); get it again or convert it")
     pixels, colors, width, height, wide, high = shape.groups()
@@ -91,7 +87,7 @@ def _nominal_rate(path, average, lowest):
     constant-rate video. Pauses lower fps, and late frames multiply tbr.
     """
     average, lowest = (float((text or "0").replace("k", "e3")) for text in (average, lowest))
-    rate = lowest if average <= lowest else average
+    rate = max(average, lowest)
     if lowest > 1.5 * average or not 1 <= rate < 1000:
         return _usual_rate(path)
     # ffmpeg rounds to two decimals: 29.97 is 30000/1001, 23.98 is 24000/1001 and 8.33 is 25/3.
@@ -103,34 +99,42 @@ def _nominal_rate(path, average, lowest):
 
 
 def _usual_rate(path):
-    """Measure the frame rate of a video without its pauses."""
-    done = run([*READ_ONLY_FILES, "-i", url(path), "-map", "0:V:0", "-c", "copy", "-f", "framecrc", "-"])
-    tick = re.search(rb"#tb 0: (\d+/\d+)", done.stdout)
-    shown = sorted({int(time) for time in re.findall(rb"^0, *-?\d+, *(-?\d+)", done.stdout, re.M)})
+    """Measure the frame rate of a video without its pauses; a single frame has 25 per second."""
+    ticks, packets = _packets(path)
+    shown = sorted({time for stream, time, _ in packets if stream == 0})
     steps = [after - before for before, after in pairwise(shown)]
-    if not tick or not steps:
+    if not steps:
         return Fraction(25)
     pause = 1.5 * median(steps)
     usual = fmean(step for step in steps if step < pause)
-    measured = min(1 / (usual * Fraction(tick[1].decode())), 240.0)
+    measured = min(1 / (usual * ticks[0]), 240.0)
     nominal = (Fraction(round(measured)), Fraction(round(measured) * 1000, 1001))
     closest = min(nominal, key=lambda rate: abs(rate - measured))
     return closest if abs(closest - measured) < 0.01 * measured else Fraction(measured).limit_denominator(1000)
 
 
 def stream_ends(path):
-    """Read the packets of a file. Returns (end of the video, end of all streams) in seconds, as Fractions."""
-    packets = ["-map", "0:V:0", "-map", "0:a?", "-map", "0:s?", "-c", "copy", "-f", "framecrc", "-"]
-    done = run([*READ_ONLY_FILES, "-i", url(path), *packets])
-    ticks = {int(stream): Fraction(tick.decode()) for stream, tick in re.findall(rb"#tb (\d+): (\S+)", done.stdout)}
+    """Return (end of the video, end of all streams) of a file in seconds, as Fractions."""
+    ticks, packets = _packets(path)
     ends = dict.fromkeys(ticks, Fraction(0))
+    for stream, shown, duration in packets:
+        ends[stream] = max(ends[stream], (shown + duration) * ticks[stream])
+    return ends.get(0, Fraction(0)), max(ends.values(), default=Fraction(0))
+
+
+def _packets(path):
+    """Read the packets of a file: ({stream: seconds per tick}, [(stream, time, duration)] in ticks); 0 is the video."""
+    streams = ["-map", "0:V:0", "-map", "0:a?", "-map", "0:s?", "-c", "copy", "-f", "framecrc", "-"]
+    done = run([*READ_ONLY_FILES, "-i", url(path), *streams])
+    ticks = {int(stream): Fraction(tick.decode()) for stream, tick in re.findall(rb"#tb (\d+): (\S+)", done.stdout)}
+    packets = []
     for line in done.stdout.splitlines():
         fields = line.split(b",")
         hidden = len(fields) > 6 and b"F=0x" in fields[6] and int(fields[6].split(b"=")[1], 16) & 4
         if line[:1].isdigit() and not hidden:
             stream, _, shown, duration = map(int, fields[:4])
-            ends[stream] = max(ends[stream], (shown + duration) * ticks[stream])
-    return ends.get(0, Fraction(0)), max(ends.values(), default=Fraction(0))
+            packets.append((stream, shown, duration))
+    return ticks, packets
 
 
 def url(path):

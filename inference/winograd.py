@@ -42,11 +42,11 @@ def use_winograd(net):
 
     The network is for float32 inference on CPU from then on. Its state dict keeps its keys and its tensors.
     """
-    count = 0
+    count, pack = 0, mkl_is_slow()
     for module in list(net.modules()):
         for name, child in module.named_children():
             if _gains(child):
-                setattr(module, name, WinogradConv2d(child))
+                setattr(module, name, WinogradConv2d(child, pack))
                 count += 1
     return count
 
@@ -72,13 +72,14 @@ class WinogradConv2d(nn.Module):
     Args:
         conv: nn.Conv2d; its parameters are shared, but later changes of its weight have no effect. The transformed
             kernels take four times its memory; packed, four times more for each number of tiles.
+        pack: multiply by oneDNN, see `convolve`.
     """
 
-    def __init__(self, conv):
+    def __init__(self, conv, pack):
         super().__init__()
         self.weight, self.bias = conv.weight, conv.bias
         self.register_buffer("kernels", transform_kernels(conv.weight), persistent=False)
-        self.packed = {} if mkl_is_slow() else None
+        self.packed = {} if pack else None
 
     def __getstate__(self):  # oneDNN's tensors can't be copied
         return {**self.__dict__, "packed": None if self.packed is None else {}}

@@ -117,14 +117,15 @@ class TestIdentity:
         run, resume = tmp_path / "run", "--max_iter 3 --resume auto"
         train(images, run, "--max_iter 2")
         before = contents(run)
-        refused("already holds a run .state_2.pth.; resume it with --resume auto", train, images, run, "--max_iter 1")
+        words = r"already holds a run \(state_2\.pth\); resume it with --resume auto"
+        refused(words, train, images, run, "--max_iter 1")
         (tmp_path / "moved").mkdir()
         shutil.copy(run / FINAL, tmp_path / "moved")
         for flags in ("--max_iter 1", resume):
-            refused(f"already holds a run .{FINAL}.; choose another", train, images, tmp_path / "moved", flags)
+            refused(rf"already holds a run \({FINAL}\); choose another", train, images, tmp_path / "moved", flags)
         refused("start from --basenet none", train, images, tmp_path / "new", "--width 0.5 --max_iter 1", BASE)
         for change in ("--optimizer adamw", "--seed 1", "--batch_size 3", "--classes dog cat"):
-            refused("run.json: made by a run with other settings", train, images, run, f"{resume} {change}")
+            refused(r"run\.json: made by a run with other settings", train, images, run, f"{resume} {change}")
         for change in ("--width 0.1", "--size 512"):
             refused("leave out --size and --width", train, images, run, f"{resume} {change}")
         write_split(images, "train", ["p0", "p1"])
@@ -216,7 +217,7 @@ class TestFaults:
             return values
 
         monkeypatch.setattr(engine.Trainer, "step", break_a_weight)
-        words = "conf.2.bias is not finite, or overflows float16, after iteration 1"
+        words = r"conf\.2\.bias is not finite, or overflows float16, after iteration 1"
         refused(words, train, images, tmp_path / "run", "--max_iter 1")
         assert not list((tmp_path / "run").glob("*.pth"))
 
@@ -232,7 +233,7 @@ class TestFaults:
         write_split(images, "val", ["p0", "p8", "p9"])
         shutil.copy(images / "Annotations" / "p0.xml", images / "Annotations" / "p9.xml")
         (images / "JPEGImages" / "p9.jpg").write_bytes(b"no image")
-        refused("p9.jpg: not a readable image", train, images, tmp_path / "run", "--max_iter 1 --val_split val")
+        refused(r"p9\.jpg: not a readable image", train, images, tmp_path / "run", "--max_iter 1 --val_split val")
         assert "note: validation: left out 1 image of split val without annotation: p8" in capsys.readouterr().out
         assert contents(tmp_path / "run") == {}
 

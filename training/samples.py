@@ -76,15 +76,15 @@ def _year_and_split(name):
 
 def _annotated_classes(images):
     """Return the class names in the annotations, sorted. Damaged annotations are skipped; the check reports them."""
-    names, errors = set(), []
+    names, problem = set(), None
     for index in range(len(images)):
         try:
             names.update(read_annotation(images.annotation_path(index)).names)
         except InputError as error:
-            errors.append(error)
+            problem = problem or error
     if not names:
-        reasons = "".join(f"; {error}" for error in errors[:1])
-        raise InputError(f"{images.root}: no readable annotation contains an object{reasons}")
+        problem = problem or "check its Annotations folder"
+        raise InputError(f"{images.root}: no readable annotation contains an object; {problem}")
     return sorted(names)
 
 

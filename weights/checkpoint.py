@@ -101,7 +101,7 @@ def read_file(path):
 
 
 def _check_form(path):
-    """Raise an exception unless a file is a pickle, or a zip file that unpacks to at most its own size."""
+    """Raise an exception unless a file is a pickle, or a zip file without compression, as torch.save writes them."""
     with path.open("rb") as file:
         if file.read(1) == b"\x80":
             return  # the old format of torch.save

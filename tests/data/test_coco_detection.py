@@ -119,7 +119,7 @@ def image(**changes):
 def test_a_broken_json_is_refused(root, parts, words):
     path = root / "annotations" / "instances_train2017.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **parts}))
-    refused(words, COCODetection, root, "train2017")
+    assert len(refused(words, COCODetection, root, "train2017")) < 300 + len(str(root))
 
 
 def test_missing_or_foreign_json_is_refused(root):

@@ -38,7 +38,7 @@ def test_files_read_back_with_float32_precision(tmp_path):
 def test_bad_line_is_named_with_its_number(tmp_path, line):
     folder = write(tmp_path, "cat", f"000001 0.9 1 2 3 4\n  \n{line}\n000001 bad\n")
     words = r"det_val_cat\.txt, line 3: not an image id and five finite num"
-    refused(words, read_detection_files, folder, "val", IDS, ["cat"])
+    assert len(refused(words, read_detection_files, folder, "val", IDS, ["cat"])) < 300 + len(str(tmp_path))
     (tmp_path / "det_val_cat.txt").write_bytes(b"\xff\xfe\x00")
     refused(r"det_val_cat\.txt: can't be read", read_detection_files, tmp_path, "val", IDS, ["cat"])
 
@@ -71,7 +71,7 @@ def test_annotated_names_in_capitals_match_files_in_lower_case(tmp_path):
 ])  # fmt: skip
 def test_files_of_another_data_set_or_split_are_refused(tmp_path, split, text, words):
     write(tmp_path, "cat" if text else "unicorn", text)
-    refused(words, read_detection_files, tmp_path, split, IDS, ["cat"])
+    assert len(refused(words, read_detection_files, tmp_path, split, IDS, ["cat"])) < 300 + len(str(tmp_path))
 
 
 GOOD = {"image_id": 3, "category_id": 9, "bbox": [1, 2, 3, 4], "score": 0.5}
@@ -98,4 +98,4 @@ def test_bad_results_json_is_refused_with_the_entry(tmp_path, content, words):
     path = tmp_path / "results.json"
     refused(r"results\.json: can't be read", read_results, path, [2, 3], [9])
     path.write_text(content)
-    refused(words, read_results, path, [2, 3], [9])
+    assert len(refused(words, read_results, path, [2, 3], [9])) < 400 + len(str(path))

@@ -83,11 +83,8 @@ def test_inverted_boxes_are_counted_and_named(folder):
 
 def test_a_class_with_difficult_objects_only_is_refused(folder):
     """There is nothing to find. For data sets of other classes see test_eval.py."""
-    refused(
-        "^VOC2007 val: only difficult objects of dog; annotated: cat, dog$",
-        open_evaluation_set(folder).ground_truth,
-        ["dog"],
-    )
+    words = "^VOC2007 val: only difficult objects of dog; annotated: cat, dog$"
+    refused(words, open_evaluation_set(folder).ground_truth, ["dog"])
 
 
 def test_capitals_are_lowered_as_in_training(folder):

@@ -117,17 +117,25 @@ class TestLineage:
         assert net.state_dict().keys() == lineage_state().keys()
 
 
+def named(words, path):
+    """Check that load_network refuses a file in a short line with these words that names it."""
+    message = refused("", load_network, path)
+    assert words in message
+    assert str(path) in message
+    assert len(message) < 400 + len(str(path))
+
+
 class TestRefused:
     def test_no_checkpoint(self, tmp_path):
-        assert str(tmp_path / "gone.pth") in refused("no such file", load_network, tmp_path / "gone.pth")
-        assert str(tmp_path) in refused("folder", load_network, tmp_path)
+        named("no such file", tmp_path / "gone.pth")
+        named("folder", tmp_path)
 
     @pytest.mark.parametrize("zipped", [False, True])
     @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.9, 0.999])
     def test_truncated(self, path, share, zipped):
         torch.save(lineage_state(), path, _use_new_zipfile_serialization=zipped)
         path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-        assert str(path) in refused("", load_network, path)
+        named("", path)
 
     @pytest.mark.parametrize(("contents", "words"), [
         ([], ""), (torch.zeros(3), ""), ({}, ""), ({"state_dict": {}}, ""), ({1: torch.zeros(2)}, ""),
@@ -136,7 +144,7 @@ class TestRefused:
     ], ids=str)  # fmt: skip
     def test_something_else(self, tmp_path, contents, words):
         torch.save(contents, tmp_path / "else.pth")
-        assert str(tmp_path / "else.pth") in refused(words, load_network, tmp_path / "else.pth")
+        named(words, tmp_path / "else.pth")
         (tmp_path / "else.pth").write_bytes(b"\xff\xd8")
         refused(r"else\.pth: truncated, damaged or unsafe", load_network, tmp_path / "else.pth")  # not "contains code"
 
@@ -145,14 +153,14 @@ class TestRefused:
         state = lineage_state()
         state.pop(name, None)
         torch.save(state if size is None else {**state, name: torch.zeros(size)}, tmp_path / "a.pth")
-        assert str(tmp_path / "a.pth") in refused(name, load_network, tmp_path / "a.pth")
+        named(name, tmp_path / "a.pth")
 
     @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 70_000.0])
     def test_weights_that_are_not_finite_or_overflow_float16(self, net, path, bad):
         state = {key: tensor.clone() for key, tensor in net.state_dict().items()}
         state["extras.3.weight"][0, 0, 0, 0] = bad
         change(path, state_dict=state)
-        assert str(path) in refused("extras.3.weight is not finite, or overflows float16", load_network, path)
+        named("extras.3.weight is not finite, or overflows float16", path)
         broken = INFO.build()
         broken.load_state_dict(state)
         for half in (False, True):
@@ -175,4 +183,4 @@ class TestRefused:
     def test_a_nonsensical_description(self, path, changes, words):
         """Also a config whose priors don't fit the network's maps: their number isn't in the state dict."""
         change(path, **changes)
-        assert str(path) in refused(words, load_network, path)
+        named(words, path)
